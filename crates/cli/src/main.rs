@@ -1,0 +1,2 @@
+//! walmend
+fn main() {}

@@ -1,0 +1,73 @@
+//! Waiting for a future on the calling thread, with no runtime: the thread parks, the waker unparks it.
+
+use crate::thread::{self, Thread};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs a future to its end, parking the thread in between.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Runs a future until its end or until `deadline`, whichever comes first; then the future is dropped and
+/// the answer is `None`. Under loom the deadline never comes.
+pub fn block_on_deadline<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return Some(output);
+        }
+        #[cfg(walmend_loom)]
+        {
+            let _ = deadline;
+            thread::park();
+        }
+        #[cfg(not(walmend_loom))]
+        match deadline
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+        {
+            Some(left) => thread::park_timeout(left),
+            None => return None,
+        }
+    }
+}
+
+#[cfg(all(test, not(walmend_loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_ready_future_wins_over_a_passed_deadline() {
+        let past = Instant::now() - Duration::from_secs(1);
+        assert_eq!(block_on_deadline(async { 7 }, past), Some(7));
+    }
+
+    #[test]
+    fn a_future_that_never_ends_is_given_up() {
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert_eq!(block_on_deadline(std::future::pending::<()>(), soon), None);
+    }
+}

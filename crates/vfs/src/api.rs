@@ -1,0 +1,264 @@
+//! The two traits, and the data that they pass.
+
+use std::fmt;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+use walmend_types::{Error, Result, SyncMode};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFlags {
+    /// Writing is allowed.
+    pub write: bool,
+    /// A missing file is created; its directory is synced before the call returns.
+    pub create: bool,
+    /// The file must not exist yet.
+    pub exclusive: bool,
+}
+
+impl OpenFlags {
+    /// Reading only; the file must exist.
+    pub const READ: Self = Self {
+        write: false,
+        create: false,
+        exclusive: false,
+    };
+    /// Reading and writing; the file must exist.
+    pub const WRITE: Self = Self {
+        write: true,
+        create: false,
+        exclusive: false,
+    };
+    /// Reading and writing; created where missing.
+    pub const CREATE: Self = Self {
+        write: true,
+        create: true,
+        exclusive: false,
+    };
+    /// Reading and writing; the file must not exist yet.
+    pub const CREATE_NEW: Self = Self {
+        write: true,
+        create: true,
+        exclusive: true,
+    };
+}
+
+/// What is known of a file without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its length in bytes.
+    pub len: u64,
+    /// Tells one file from another of the same name; 0 where the file system has no such number.
+    pub inode: u64,
+    /// Whether it is a regular file. Nothing else can be opened.
+    pub regular: bool,
+    /// When its content last changed; `None` where nothing keeps that.
+    pub modified: Option<SystemTime>,
+}
+
+/// Bytes of a file that are locked together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockRange {
+    /// The first byte.
+    pub start: u64,
+    /// How many bytes, at least 1.
+    pub len: u64,
+}
+
+impl LockRange {
+    /// SQLite's PENDING byte.
+    pub const PENDING: Self = Self {
+        start: 0x4000_0000,
+        len: 1,
+    };
+    /// SQLite's RESERVED byte.
+    pub const RESERVED: Self = Self {
+        start: 0x4000_0001,
+        len: 1,
+    };
+    /// SQLite's SHARED range.
+    pub const SHARED: Self = Self {
+        start: 0x4000_0002,
+        len: 510,
+    };
+}
+
+/// Who else may hold a lock at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// Other shared holders.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+/// Who stands in the way of a lock, as far as the system tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockHolder {
+    /// The process; `None` for locks that belong to an open file and not to a process (OFD locks).
+    pub pid: Option<u32>,
+}
+
+/// Where the bytes of a read came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadSource {
+    /// The device: what a crash would leave.
+    Device,
+    /// Possibly a cache; proves nothing about the device.
+    Cache,
+}
+
+/// The result of [`VfsFile::read_from_device`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceRead {
+    /// How many bytes were read; fewer than asked for only at the end of the file.
+    pub bytes: usize,
+    /// Where they came from.
+    pub source: ReadSource,
+}
+
+/// A file system.
+pub trait Vfs: fmt::Debug + Send + Sync {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::ReadOnly`], [`Error::NotADatabase`] for anything that is not a regular
+    /// file, [`Error::Io`].
+    fn open(&self, path: &Path, flags: OpenFlags) -> Result<Arc<dyn VfsFile>>;
+
+    /// What is known of a file (links are followed), or `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn info(&self, path: &Path) -> Result<Option<FileInfo>>;
+
+    /// Removes a file and syncs its directory. A missing file is no error.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn remove(&self, path: &Path) -> Result<()>;
+
+    /// Renames a file, replacing `to`, and syncs both directories.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Io`].
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+
+    /// The one absolute name of an existing file, with links resolved.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Io`].
+    fn canonical(&self, path: &Path) -> Result<PathBuf>;
+
+    /// 64 random bits, for salts. Simulations answer from their seed.
+    fn random(&self) -> u64;
+
+    /// Who this machine and boot are, for the owner record; empty where that cannot be known.
+    fn boot_id(&self) -> String {
+        String::new()
+    }
+}
+
+/// One open file. All methods take `&self`; a file can be used from many threads.
+pub trait VfsFile: fmt::Debug + Send + Sync {
+    /// The path that it was opened by, for messages.
+    fn path(&self) -> &Path;
+
+    /// Reads until the buffer is full or the file ends; answers how many bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the offset.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// Writes all of `buf`. After an error any part of it may be in the file.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`] with the offset.
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.write_gathered(&[IoSlice::new(buf)], offset)
+    }
+
+    /// Writes all of `bufs`, one after the other, in as few calls as the system allows. After an error any
+    /// part of it may be in the file.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`] with the offset.
+    fn write_gathered(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()>;
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn len(&self) -> Result<u64>;
+
+    /// Whether the file is empty.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Sets the length; growth reads as zeros.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`].
+    fn truncate(&self, len: u64) -> Result<()>;
+
+    /// Writes zeros over `start..end`, which lies behind the end of the file or touches it, so that later
+    /// writes there change no metadata. (`fallocate` would leave unwritten extents, which do.)
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`].
+    fn preallocate(&self, start: u64, end: u64) -> Result<()>;
+
+    /// Makes everything written so far durable. All syncs of one open file run one at a time, because the
+    /// kernel reports a failure to one caller only. Never retry a failed one.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn sync(&self, mode: SyncMode) -> Result<()>;
+
+    /// Reads from the device where that is possible, past every cache.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the offset.
+    fn read_from_device(&self, buf: &mut [u8], offset: u64) -> Result<DeviceRead>;
+
+    /// Takes a lock, or answers `false` at once if somebody stands in the way. The lock belongs to this open
+    /// file: it is released by [`unlock`](Self::unlock), by dropping the file, and by the death of the process.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool>;
+
+    /// Releases a lock; one that is not held is no error.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn unlock(&self, range: LockRange) -> Result<()>;
+
+    /// Who would stand in the way of a lock, or `None`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn lock_holder(&self, range: LockRange, kind: LockKind) -> Result<Option<LockHolder>>;
+
+    /// Like [`read_at`](Self::read_at), but the file must hold that many bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] also for a short read.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let read = self.read_at(buf, offset)?;
+        if read == buf.len() {
+            return Ok(());
+        }
+        let end = std::io::Error::new(
+            std::io::ErrorKind::UnexpectedEof,
+            format!("the file ends {} bytes early", buf.len() - read),
+        );
+        Err(Error::io("read", self.path(), Some(offset), end))
+    }
+}
