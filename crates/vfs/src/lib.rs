@@ -19,6 +19,11 @@
 //! ```
 
 mod api;
+mod checks;
+mod locks;
+mod memory;
+mod names;
 
 pub use api::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, Vfs, VfsFile};
+pub use memory::MemoryVfs;
 pub use walmend_types::{Error, ErrorKind, Result, SyncMode};
