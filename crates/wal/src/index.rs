@@ -124,8 +124,10 @@ pub struct FrameIndex {
     last: AtomicU32,
     /// Growing doubles the directory by adding a segment, so that nothing ever moves under a reader.
     directory: [OnceLock<Segment>; SEGMENTS],
-    /// Held while inserting: a second writer is a bug, and gets an error instead of mixing up two frames.
-    writer: Mutex<()>,
+    /// The last frame that was inserted. Held while inserting: a second writer is a bug, and gets an error
+    /// instead of mixing up two frames. A number of its own, because loom overlooks the race between a
+    /// reader's load and a store that its thread prepared with another load of the same atomic.
+    writer: Mutex<u32>,
 }
 
 impl Default for FrameIndex {
@@ -140,7 +142,7 @@ impl FrameIndex {
         Self {
             last: AtomicU32::new(0),
             directory: [const { OnceLock::new() }; SEGMENTS],
-            writer: Mutex::new(()),
+            writer: Mutex::new(0),
         }
     }
 
@@ -153,11 +155,11 @@ impl FrameIndex {
     /// # Errors
     /// [`Error::Internal`] if it is not the next frame; the index is unchanged.
     pub fn insert(&self, frame: FrameNumber, page: PageNumber, checksum: (u32, u32)) -> Result<()> {
-        let _writer = self.writer.lock();
-        let last = self.last.load(Ordering::Relaxed);
+        let mut last = self.writer.lock();
         if last.checked_add(1) != Some(frame.0) {
             return Err(Error::Internal(format!(
-                "frame {frame} was indexed after frame {last}"
+                "frame {frame} was indexed after frame {}",
+                *last
             )));
         }
         let (number, position) = place(frame);
@@ -171,6 +173,7 @@ impl FrameIndex {
             Ordering::Relaxed,
         );
         block.slots[free].store(position as u16 + 1, Ordering::Relaxed);
+        *last = frame.0;
         self.last.store(frame.0, Ordering::Release);
         Ok(())
     }
