@@ -1,2 +1,151 @@
-//! walmend
-fn main() {}
+//! What CI and developers run: `cargo xtask help`.
+//!
+//! One task per module; [`TASKS`] is the list. Every task stops at its first failure with a non-zero exit
+//! status and says how to run just that part again.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a task runner talks to a person"
+)]
+
+mod args;
+mod cargo;
+mod checks;
+mod ci;
+mod fuzz;
+mod loom;
+mod syntax;
+mod tidy;
+mod torture;
+
+use cargo::Workspace;
+use std::process::ExitCode;
+
+/// A failure is a sentence for a person; nothing ever matches on it.
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Something that `cargo xtask` can do.
+struct Task {
+    name: &'static str,
+    options: &'static str,
+    about: &'static str,
+    run: fn(&Workspace, &[String]) -> Result,
+}
+
+const TASKS: &[Task] = &[
+    Task {
+        name: "ci",
+        options: "",
+        about: "everything that must hold: fmt, lint, tidy, test, loom, doc, a short drill",
+        run: ci::run,
+    },
+    Task {
+        name: "fmt",
+        options: "[--fix]",
+        about: "check the formatting; --fix changes it",
+        run: checks::fmt,
+    },
+    Task {
+        name: "lint",
+        options: "",
+        about: "clippy on every target, and on what the loom models compile, warnings denied",
+        run: checks::lint,
+    },
+    Task {
+        name: "tidy",
+        options: "",
+        about: "the rules of the house: layers, the loom shim, dead files, file lengths, links",
+        run: tidy::run,
+    },
+    Task {
+        name: "test",
+        options: "",
+        about: "all tests with all features, then the doctests",
+        run: checks::test,
+    },
+    Task {
+        name: "loom",
+        options: "[FILTER]",
+        about: "every loom model (in target/loom); fails if one of them did not run",
+        run: loom::run,
+    },
+    Task {
+        name: "doc",
+        options: "",
+        about: "the API documentation, warnings denied",
+        run: checks::doc,
+    },
+    Task {
+        name: "bench",
+        options: "[ARGS]",
+        about: "the criterion benches; arguments go to cargo bench",
+        run: checks::bench,
+    },
+    Task {
+        name: "torture",
+        options: "[--minutes N | --count N] [--seed S] [--writers N] [--kills N]",
+        about: "one drill after another with new seeds (5 minutes unless told); keeps what fails",
+        run: torture::run,
+    },
+    Task {
+        name: "fuzz",
+        options: "[--cases N] [FILTER]",
+        about: "the tests that feed arbitrary bytes to the parsers, with 100000 cases each unless told",
+        run: fuzz::run,
+    },
+    Task {
+        name: "help",
+        options: "",
+        about: "this list",
+        run: help,
+    },
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let name = match args.first().map_or("help", String::as_str) {
+        "-h" | "--help" => "help",
+        name => name,
+    };
+    let rest = args.get(1..).unwrap_or_default();
+    let result = find(name).and_then(|task| (task.run)(&Workspace::load()?, rest));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The task of that name.
+fn find(name: &str) -> Result<&'static Task> {
+    TASKS
+        .iter()
+        .find(|task| task.name == name)
+        .ok_or_else(|| format!("there is no task `{name}`; `cargo xtask help` lists them").into())
+}
+
+fn help(_: &Workspace, _: &[String]) -> Result {
+    println!("cargo xtask <task> [options]\n");
+    for task in TASKS {
+        println!("  {:8} {}", task.name, task.about);
+        if !task.options.is_empty() {
+            println!("           {}", task.options);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_is_found_by_its_name_and_no_other_is() {
+        for task in TASKS {
+            assert_eq!(find(task.name).unwrap().name, task.name);
+        }
+        assert!(find("nonsense").is_err());
+    }
+}

@@ -1,0 +1,56 @@
+//! The tasks that are one or two calls of cargo.
+
+use crate::Result;
+use crate::args::Args;
+use crate::cargo::{Workspace, run};
+
+/// Formatting of every package.
+pub(crate) fn fmt(workspace: &Workspace, args: &[String]) -> Result {
+    let mut args = Args::new(args);
+    let fix = args.flag("--fix");
+    args.finish()?;
+    let check: &[&str] = if fix { &[] } else { &["--check"] };
+    run(workspace.cargo(["fmt", "--all"]).args(check))
+        .map_err(|error| format!("{error}; `cargo xtask fmt --fix` changes it").into())
+}
+
+/// Clippy, with warnings denied, in both worlds.
+pub(crate) fn lint(workspace: &Workspace, args: &[String]) -> Result {
+    Args::new(args).finish()?;
+    let all = ["clippy", "--workspace", "--all-targets", "--all-features"];
+    run(workspace.cargo(all).args(["--", "-D", "warnings"]))?;
+
+    let packages = workspace.loom_packages();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    // Only what the models compile: other tests use crates that do not build under the cfg. In the release
+    // profile, so that build scripts and macros are shared with the models themselves.
+    run(workspace
+        .loom_cargo(["clippy", "--release", "--lib", "--test", "loom*"])
+        .args(packages)
+        .args(["--", "-D", "warnings"]))
+}
+
+/// Unit and integration tests, then doctests (which cargo does not run together with a choice of targets).
+pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result {
+    Args::new(args).finish()?;
+    let everything = ["test", "--workspace", "--all-features"];
+    run(workspace
+        .cargo(everything)
+        .args(["--lib", "--bins", "--tests", "--examples", "--no-fail-fast"]))?;
+    run(workspace.cargo(everything).arg("--doc"))
+}
+
+/// The API documentation.
+pub(crate) fn doc(workspace: &Workspace, args: &[String]) -> Result {
+    Args::new(args).finish()?;
+    run(workspace
+        .cargo(["doc", "--workspace", "--no-deps", "--all-features"])
+        .env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The benches.
+pub(crate) fn bench(workspace: &Workspace, args: &[String]) -> Result {
+    run(workspace.cargo(["bench", "-p", "walmend-benches"]).args(args))
+}
