@@ -7,6 +7,9 @@ use walmend_types::{Error, Result};
 /// The largest offset that a file can have; system calls take it as a signed number.
 pub(crate) const MAX_OFFSET: u64 = i64::MAX as u64;
 
+/// Files that are kept in memory can grow to this many bytes; then the "disk" is full.
+pub(crate) const MAX_KEPT: u64 = 1 << 33;
+
 /// The end of `len` bytes at `offset`, which must be an offset too.
 pub(crate) fn end_of(offset: u64, len: u64) -> Result<u64> {
     match offset.checked_add(len) {

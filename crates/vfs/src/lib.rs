@@ -23,7 +23,9 @@ mod checks;
 mod locks;
 mod memory;
 mod names;
+mod unix;
 
 pub use api::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, Vfs, VfsFile};
 pub use memory::MemoryVfs;
+pub use unix::UnixVfs;
 pub use walmend_types::{Error, ErrorKind, Result, SyncMode};

@@ -6,15 +6,13 @@ use crate::{
     DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, Vfs, VfsFile, checks,
 };
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walmend_sync::Mutex;
 use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_types::{Error, Result, SyncMode};
-
-/// Files can grow to this many bytes; then the "disk" is full.
-const MAX_LEN: u64 = 1 << 33;
 
 /// A file system in memory.
 ///
@@ -23,10 +21,9 @@ const MAX_LEN: u64 = 1 << 33;
 /// its text alone, and relative paths start at `/`.
 ///
 /// Files hold 8 GiB at most; writing past that is [`Error::Full`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct MemoryVfs(Arc<Disk>);
 
-#[derive(Debug)]
 struct Disk {
     names: Mutex<BTreeMap<PathBuf, Arc<Inode>>>,
     /// Numbers for files and for lock owners; none is used twice.
@@ -34,7 +31,6 @@ struct Disk {
     random: Random,
 }
 
-#[derive(Debug)]
 struct Inode {
     number: u64,
     data: Mutex<Vec<u8>>,
@@ -64,6 +60,15 @@ impl MemoryVfs {
 impl Default for MemoryVfs {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+// Names are enough: contents would bury whatever else is printed.
+impl fmt::Debug for MemoryVfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryVfs")
+            .field(&self.0.names.lock().keys())
+            .finish()
     }
 }
 
@@ -140,12 +145,17 @@ impl Vfs for MemoryVfs {
     }
 }
 
-#[derive(Debug)]
 struct MemoryFile {
     path: PathBuf,
     flags: OpenFlags,
     owner: u64,
     inode: Arc<Inode>,
+}
+
+impl fmt::Debug for MemoryFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryFile").field(&self.path).finish()
+    }
 }
 
 impl MemoryFile {
@@ -155,7 +165,7 @@ impl MemoryFile {
             return Ok(());
         }
         // The bound keeps `end` within what a usize holds on every 64-bit machine.
-        if end > MAX_LEN || data.try_reserve((end - len) as usize).is_err() {
+        if end > checks::MAX_KEPT || data.try_reserve((end - len) as usize).is_err() {
             return Err(Error::Full {
                 path: self.path.clone(),
                 offset: Some(len),
