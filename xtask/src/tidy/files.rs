@@ -51,7 +51,6 @@ pub(crate) fn registry_addresses(path: &Path, text: &str) -> Vec<Finding> {
     // Put together here, or this file would break its own rule.
     let hosts = [
         concat!("crates", ".io"),
-        concat!("crates.io", "-index"),
         concat!("static.rust", "-lang.org"),
         concat!("rs", "proxy.cn"),
         concat!("sparse", "+http"),
