@@ -1,1 +1,73 @@
-//! walmend
+//! Two-phase commit channel and group commit, for any log.
+//!
+//! Writers reserve a place in a bounded [`channel`], then send their request into it; a [`GroupCommit`] takes
+//! what is ready, in the order of the reservations, validates it, appends it to a log, makes the whole batch
+//! durable with one sync, publishes it, and answers every writer's [`Ticket`]. The log is whatever implements
+//! [`WalBatchWriter`]; what conflicts with what is up to a [`WriteSetValidator`].
+//!
+//! ```
+//! use walmend_commit::{
+//!     CommitRequest, CommitSeq, Cx, FirstCommitterWins, GroupCommit, GroupConfig, MemoryWriter, PageNumber,
+//!     TxnId, WriteSet, channel, spawn,
+//! };
+//!
+//! let (sender, receiver) = channel::<&str>(16);
+//! let log = MemoryWriter::new();
+//! let group = GroupCommit::new(log.clone(), FirstCommitterWins::new(0), GroupConfig::default());
+//! let cx = Cx::new();
+//! let thread = spawn(group, receiver, cx.clone())?;
+//!
+//! let writes = WriteSet::new([PageNumber::new(1)?]);
+//! let request = CommitRequest::new(TxnId(1), CommitSeq(0), writes, "hello");
+//! let ticket = sender.reserve()?.send(request)?;
+//! assert_eq!(ticket.wait().into_result()?, CommitSeq(1));
+//!
+//! cx.cancel();
+//! let report = thread.join().expect("the loop catches panics");
+//! assert_eq!((report.totals.commits, report.totals.syncs), (1, 1));
+//! assert_eq!(log.published()[0].payload, "hello");
+//! # Ok::<(), walmend_commit::Error>(())
+//! ```
+//!
+//! # What a writer can rely on
+//!
+//! - `Committed` means durable and visible; `NotCommitted` means that no crash will bring it back; everything
+//!   else is `OutcomeUnknown`, with a token to ask with after reopening. See [`CommitOutcome`].
+//! - Every ticket is answered, whatever panics.
+//! - A conflict is answered after the batch that it lost to is visible, so that a retry sees the winner.
+//!
+//! # What it is not
+//!
+//! Not a log, not a transaction manager: it keeps no pages and hands out no snapshots. Write sets alone give
+//! snapshot isolation, which permits write skew. It uses no async runtime and needs none.
+
+mod channel;
+mod config;
+mod group;
+mod memory;
+mod permit;
+mod receiver;
+mod report;
+mod run;
+mod ticket;
+mod totals;
+mod validate;
+
+pub use channel::{DEFAULT_CAPACITY, Reserve, Sender, TryReserveError, capacity_from_setting, channel};
+pub use config::GroupConfig;
+pub use group::GroupCommit;
+pub use memory::{Failure, MemoryCommit, MemoryCounters, MemoryMark, MemoryWriter};
+pub use permit::{Permit, SendError};
+pub use receiver::{Receiver, Recv, RecvError};
+pub use report::{BatchReport, Committed, Conflicted, Drained, Failed, LoopEnd, LoopReport, Phase};
+#[cfg(not(walmend_loom))]
+pub use run::spawn;
+pub use ticket::{Sent, Ticket};
+pub use totals::{SharedTotals, Totals};
+pub use validate::FirstCommitterWins;
+
+pub use walmend_types::{
+    Append, AppendFailure, BatchEntry, CommitOutcome, CommitRequest, CommitSeq, Conflict, Cx, Error,
+    OutcomeToken, PageNumber, Poison, Result, TxnId, WalBatchSync, WalBatchWriter, WriteSet,
+    WriteSetValidator,
+};

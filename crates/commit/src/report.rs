@@ -1,0 +1,120 @@
+//! What a group commit says about its work.
+
+use crate::Totals;
+use walmend_types::{CommitSeq, Conflict, Error, TxnId};
+
+/// The phases of a batch, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Conflicts are found; nothing is written.
+    Validate,
+    /// The valid requests are written to the log.
+    WalAppend,
+    /// The log is synced, once.
+    Fsync,
+    /// What is durable becomes visible.
+    Publish,
+}
+
+/// A request that committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// Its reservation number.
+    pub number: u64,
+    /// Its transaction.
+    pub txn: TxnId,
+    /// The number that it committed under.
+    pub commit_seq: CommitSeq,
+    /// Where it starts in the log, in bytes.
+    pub wal_offset: u64,
+}
+
+/// A request that lost against another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conflicted {
+    /// Its reservation number.
+    pub number: u64,
+    /// Its transaction.
+    pub txn: TxnId,
+    /// To whom it lost, and where.
+    pub conflict: Conflict,
+}
+
+/// A request that failed.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// Its reservation number.
+    pub number: u64,
+    /// Its transaction.
+    pub txn: TxnId,
+    /// [`Error::NotCommitted`] or [`Error::OutcomeUnknown`], with the reason in it.
+    pub error: Error,
+}
+
+/// What became of one batch. The lists are in reservation order.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct BatchReport {
+    /// The phases that were begun.
+    pub phases: Vec<Phase>,
+    /// Syncs that were asked for: 0 or 1.
+    pub fsyncs: u32,
+    /// Requests that are durable and visible.
+    pub committed: Vec<Committed>,
+    /// Requests that lost. Nothing of them was appended.
+    pub conflicted: Vec<Conflicted>,
+    /// Requests that failed.
+    pub failed: Vec<Failed>,
+}
+
+impl BatchReport {
+    /// How many requests the batch had.
+    pub fn requests(&self) -> usize {
+        self.committed.len() + self.conflicted.len() + self.failed.len()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            batches: u64::from(self.requests() > 0),
+            commits: self.committed.len() as u64,
+            conflicts: self.conflicted.len() as u64,
+            failed: self.failed.len() as u64,
+            syncs: u64::from(self.fsyncs),
+            largest_batch: self.requests() as u64,
+        }
+    }
+}
+
+/// What one round of draining the channel came to.
+#[derive(Debug)]
+pub enum Drained {
+    /// A batch was processed.
+    Processed(BatchReport),
+    /// No request came in time.
+    Idle,
+    /// No request can come any more.
+    Disconnected,
+}
+
+/// Why a loop ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoopEnd {
+    /// Its `Cx` was cancelled, or the deadline of it passed.
+    Cancelled,
+    /// All senders are gone, or the receiver was closed.
+    Disconnected,
+    /// It panicked, with this message. Writing has ended for good.
+    Panicked(String),
+}
+
+/// What a loop did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LoopReport {
+    /// Why it ended.
+    pub end: LoopEnd,
+    /// The counters of the group commit at the end of the loop.
+    pub totals: Totals,
+    /// Requests that were drained after the cancellation.
+    pub drained: u64,
+}
