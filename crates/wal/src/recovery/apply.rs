@@ -1,0 +1,189 @@
+//! Applying a plan: the only step of recovery that writes.
+//!
+//! The cache is never trusted. A frame may be visible and yet not be on the disk: its writer was killed
+//! before the sync, or the sync failed and left the pages marked clean. So every frame that is not proven
+//! durable by the watermark is written again, synced, and read back from the device. And behind the cut
+//! the header of every slot of this generation is zeroed: otherwise a later append that happens to repeat
+//! the first dropped frame would chain the rest of them back in.
+
+use super::decide::Decision;
+use super::plan::{RecoveryPlan, RecoveryReport};
+use crate::files::with_suffix;
+use crate::format::{FRAME_HEADER_SIZE, HEADER_SIZE, frame_offset};
+use crate::scan::Scan;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+use walmend_types::{Error, Result, SyncMode};
+use walmend_vfs::{OpenFlags, Vfs, VfsFile};
+
+const CHUNK: u64 = 1 << 20;
+
+/// Brings the log to the state that the plan says. The companion is the caller's business, afterwards.
+pub(crate) fn apply(vfs: &dyn Vfs, wal: &dyn VfsFile, plan: &RecoveryPlan) -> Result<RecoveryReport> {
+    plan.admit()?;
+    let mut report = plan.report();
+    tracing::info!(
+        target: "walmend::wal::recovery",
+        log = %plan.findings.files.wal.display(),
+        verdict = ?plan.verdict,
+        decision = plan.decision.as_str(),
+        committed_frames = report.committed_frames,
+        dropped_frames = report.dropped_frames,
+        lost_commits = report.lost_commits,
+        "recovery plan"
+    );
+    if plan.decision == Decision::Salvaged {
+        report.kept_aside = keep_aside(vfs, wal, &plan.findings.files.wal)?;
+    }
+    if let Some(scan) = plan.findings.scan.as_ref().filter(|_| plan.keep_log) {
+        let proven = if plan.findings.other_history {
+            0
+        } else {
+            plan.findings.durable_frame
+        };
+        settle(wal, scan, proven)?;
+    }
+    Ok(report)
+}
+
+/// Copies the damaged log to a file of its own beside it, durably.
+fn keep_aside(vfs: &dyn Vfs, wal: &dyn VfsFile, path: &Path) -> Result<Option<PathBuf>> {
+    let len = wal.len()?;
+    if len == 0 {
+        return Ok(None);
+    }
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (aside, copy) = (0..100)
+        .map(|attempt| with_suffix(path, &format!("-damaged-{seconds}-{attempt}")))
+        .find_map(|aside| match vfs.open(&aside, OpenFlags::CREATE_NEW) {
+            Ok(copy) => Some(Ok((aside, copy))),
+            Err(_) if vfs.info(&aside).is_ok_and(|info| info.is_some()) => None,
+            Err(error) => Some(Err(error)),
+        })
+        .ok_or_else(|| {
+            Error::Invalid(format!(
+                "too many damaged logs are kept beside {}",
+                path.display()
+            ))
+        })??;
+    for_chunks(0, len, |offset, chunk| {
+        wal.read_exact_at(chunk, offset)?;
+        copy.write_at(chunk, offset)
+    })?;
+    copy.sync(SyncMode::Full)?;
+    tracing::warn!(target: "walmend::wal::recovery", kept = %aside.display(), "damaged log kept aside");
+    Ok(Some(aside))
+}
+
+fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32) -> Result<()> {
+    let end = frame_offset(scan.committed_frames + 1, scan.page_size);
+    // Where nothing is proven, neither is the header.
+    let start = if proven == 0 {
+        0
+    } else {
+        frame_offset(proven + 1, scan.page_size)
+    };
+    for_chunks(start, end, |offset, chunk| {
+        wal.read_exact_at(chunk, offset)?;
+        wal.write_at(chunk, offset)
+    })?;
+    let mut zeroed = Vec::new();
+    for frame in scan.committed_frames + 1..=u32::try_from(scan.slots.len()).unwrap_or(u32::MAX) {
+        if scan
+            .slot(frame)
+            .is_some_and(|slot| slot.header.salts == scan_salts(scan))
+        {
+            wal.write_at(&[0; FRAME_HEADER_SIZE], frame_offset(frame, scan.page_size))?;
+            zeroed.push(frame);
+        }
+    }
+    // A last, partial frame: whatever a later append leaves of it must not look like a frame either.
+    let tail_start = frame_offset(
+        u32::try_from(scan.slots.len()).unwrap_or(u32::MAX) + 1,
+        scan.page_size,
+    );
+    if scan.bytes > tail_start {
+        let len = usize::try_from(scan.bytes - tail_start)
+            .unwrap_or(usize::MAX)
+            .min(FRAME_HEADER_SIZE);
+        wal.write_at(&[0; FRAME_HEADER_SIZE][..len], tail_start)?;
+    }
+    wal.sync(SyncMode::Full)?;
+    verify_prefix(wal, scan, proven, end)?;
+    let mut header = [0; FRAME_HEADER_SIZE];
+    for frame in zeroed {
+        let read = wal.read_from_device(&mut header, frame_offset(frame, scan.page_size))?;
+        if read.bytes < header.len() || header != [0; FRAME_HEADER_SIZE] {
+            return Err(lost_write(wal, frame, scan));
+        }
+    }
+    Ok(())
+}
+
+/// Reads back what was rewritten, from the device, and checks it against the scan.
+fn verify_prefix(wal: &dyn VfsFile, scan: &Scan, proven: u32, end: u64) -> Result<()> {
+    let Some(header) = scan.header.ok() else {
+        return Ok(());
+    };
+    if proven == 0 {
+        let mut bytes = [0; HEADER_SIZE];
+        let read = wal.read_from_device(&mut bytes, 0)?;
+        if read.bytes < bytes.len() || bytes != header.encode() {
+            return Err(lost_write(wal, 0, scan));
+        }
+    }
+    let mut chain = match proven {
+        0 => header.checksum(),
+        frame => scan
+            .slot(frame)
+            .map_or_else(Default::default, |slot| slot.header.checksum),
+    };
+    let size = crate::format::frame_size(scan.page_size);
+    let per_read = (CHUNK / size).max(1) * size;
+    let mut buffer = vec![0; usize::try_from(per_read).unwrap_or(usize::MAX)];
+    let mut offset = frame_offset(proven + 1, scan.page_size);
+    let mut frame = proven;
+    while offset < end {
+        let len = usize::try_from(per_read.min(end - offset)).unwrap_or(usize::MAX);
+        let read = wal.read_from_device(&mut buffer[..len], offset)?;
+        for bytes in buffer[..len].chunks(usize::try_from(size).unwrap_or(usize::MAX)) {
+            frame += 1;
+            let stored = scan.slot(frame).map(|slot| slot.header).unwrap_or_default();
+            chain = chain
+                .extend(header.byte_order, &bytes[..8])
+                .extend(header.byte_order, &bytes[FRAME_HEADER_SIZE..]);
+            if read.bytes < len || bytes[..FRAME_HEADER_SIZE] != stored.encode() || chain != stored.checksum {
+                return Err(lost_write(wal, frame, scan));
+            }
+        }
+        offset += len as u64;
+    }
+    Ok(())
+}
+
+fn lost_write(wal: &dyn VfsFile, frame: u32, scan: &Scan) -> Error {
+    let offset = frame_offset(frame, scan.page_size);
+    let lost = std::io::Error::other(format!(
+        "frame {frame} was written and synced, but the device holds something else"
+    ));
+    Error::io("verify", wal.path(), Some(offset), lost)
+}
+
+fn scan_salts(scan: &Scan) -> walmend_types::Salts {
+    scan.header
+        .ok()
+        .map_or_else(Default::default, |header| header.salts)
+}
+
+fn for_chunks(start: u64, end: u64, mut step: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0; usize::try_from(CHUNK.min(end.saturating_sub(start))).unwrap_or(usize::MAX)];
+    let mut offset = start;
+    while offset < end {
+        let len = usize::try_from(CHUNK.min(end - offset)).unwrap_or(usize::MAX);
+        step(offset, &mut buffer[..len])?;
+        offset += len as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! What is in the files, read without changing anything.
+
+use super::decide::{Behind, Facts, HeaderFact, Origin};
+use super::evidence::whereabouts;
+use crate::companion::CompanionState;
+use crate::files::FileSet;
+use crate::scan::{Fault, HeaderState, Scan, ScanHints};
+use walmend_types::{Error, PageSize, Result, Salts};
+use walmend_vfs::{OpenFlags, Vfs, VfsFile};
+
+/// One damaged frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    /// The frame, from 1; 0 stands for the header of the log.
+    pub frame: u32,
+    /// What is wrong with it.
+    pub what: Fault,
+    /// Whether it is certain that acknowledged data is concerned.
+    pub certain: bool,
+}
+
+/// A log and its companion as they were found.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    /// The files.
+    pub files: FileSet,
+    /// The log; `None` if there is no such file.
+    pub scan: Option<Scan>,
+    /// The companion; `None` if there is no such file.
+    pub meta: Option<CompanionState>,
+    /// Where the log comes from.
+    pub origin: Origin,
+    /// The last frame that is known to be durable; 0 where nothing is known of this log.
+    pub durable_frame: u32,
+    /// The log holds other content at the durable frame than was acknowledged.
+    pub other_history: bool,
+    /// Damaged frames, ascending.
+    pub damage: Vec<Damage>,
+    /// Frames behind the damage that are valid when seeded from the stored checksum before them.
+    pub frames_behind: u32,
+    /// Whole commits among them.
+    pub commits_behind: u32,
+    /// Commits that would be lost if the log were cut at the break.
+    pub lost_commits: u32,
+    synced_every_commit: bool,
+}
+
+impl Findings {
+    /// Reads a log and its companion. `page_size` is the database's; `live` says that a store is writing to
+    /// the log right now, so that nothing behind the watermark means anything.
+    ///
+    /// # Errors
+    /// Only I/O errors: damage is a finding.
+    pub fn gather(
+        vfs: &dyn Vfs,
+        files: &FileSet,
+        db: &dyn VfsFile,
+        page_size: PageSize,
+        synced_every_commit: bool,
+        live: bool,
+    ) -> Result<Self> {
+        let meta = CompanionState::read(vfs, &files.meta)?;
+        let limit = live.then(|| {
+            meta.as_ref()
+                .and_then(|meta| meta.watermark.as_ref())
+                .map_or(0, |mark| mark.frame)
+        });
+        let salts = meta
+            .as_ref()
+            .and_then(|meta| meta.generation)
+            .map(|generation| generation.salts);
+        let scan = match vfs.open(&files.wal, OpenFlags::READ) {
+            Ok(file) => Some(Scan::read(
+                &*file,
+                ScanHints {
+                    page_size,
+                    salts,
+                    limit,
+                },
+            )?),
+            Err(Error::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let modified = |path| Ok::<_, Error>(vfs.info(path)?.and_then(|info| info.modified));
+        let origin = match &meta {
+            Some(meta) => match origin(meta, scan.as_ref()) {
+                Some(origin) => origin,
+                None => {
+                    let mark = meta.watermark.clone().unwrap_or_default();
+                    let (db_time, meta_time) = (modified(&files.db)?, modified(&files.meta)?);
+                    Origin::Replaced(whereabouts(
+                        &mark,
+                        db,
+                        page_size,
+                        scan.as_ref(),
+                        db_time,
+                        meta_time,
+                    )?)
+                }
+            },
+            None => Origin::NoRecord,
+        };
+        let mut findings = Self {
+            files: files.clone(),
+            scan,
+            meta,
+            origin,
+            durable_frame: 0,
+            other_history: false,
+            damage: Vec::new(),
+            frames_behind: 0,
+            commits_behind: 0,
+            lost_commits: 0,
+            synced_every_commit,
+        };
+        findings.judge();
+        Ok(findings)
+    }
+
+    fn judge(&mut self) {
+        let Some(scan) = &self.scan else { return };
+        let mark = self
+            .meta
+            .as_ref()
+            .and_then(|meta| meta.watermark_of(log_salts(scan)?));
+        if self.origin == Origin::Known
+            && let Some(mark) = mark
+        {
+            self.durable_frame = mark.frame;
+            let stored = scan.slot(mark.frame).map(|slot| slot.header.checksum);
+            let intact = mark.frame <= scan.valid_frames;
+            self.other_history = mark.frame > 0 && intact && stored != Some(mark.checksum);
+        }
+        if self.origin == Origin::ResetPending {
+            return;
+        }
+        let behind = scan.last_commit_behind().unwrap_or(0);
+        // With a watermark, what a crash can leave behind it is no damage.
+        let far = self.origin != Origin::Known || behind > self.crash_reach();
+        let reach = if far { behind } else { 0 }.max(self.durable_frame);
+        if reach > scan.valid_frames || self.other_history {
+            let header_bad = scan.header == HeaderState::Invalid;
+            if header_bad {
+                self.damage.push(Damage {
+                    frame: 0,
+                    what: Fault::Header,
+                    certain: self.durable_frame > 0,
+                });
+            }
+            // Of frames that are not there at all, the first one says enough.
+            let last = reach.min(
+                u32::try_from(scan.slots.len())
+                    .unwrap_or(u32::MAX)
+                    .saturating_add(1),
+            );
+            // Without a header, nothing can be said of frame 1.
+            for frame in scan.valid_frames + 1 + u32::from(header_bad)..=last {
+                if let Some(what) = scan.fault(frame) {
+                    let certain = frame <= self.durable_frame
+                        || self.synced_every_commit
+                        || self.origin == Origin::Known;
+                    self.damage.push(Damage { frame, what, certain });
+                }
+            }
+            if self.other_history {
+                let frame = self.durable_frame;
+                self.damage.push(Damage {
+                    frame,
+                    what: Fault::StoredChecksum,
+                    certain: true,
+                });
+            }
+            (self.frames_behind, self.commits_behind) = scan.count_behind(reach);
+        }
+        self.lost_commits = self.commits_between(scan.committed_frames, reach.max(behind));
+    }
+
+    /// The furthest frame that a crash can leave written: two batches behind the watermark.
+    fn crash_reach(&self) -> u32 {
+        let largest = self
+            .meta
+            .as_ref()
+            .and_then(|meta| meta.generation)
+            .map_or(0, |generation| generation.largest_batch);
+        self.durable_frame.saturating_add(largest.saturating_mul(2))
+    }
+
+    /// Commit frames in `(after, upto]`, as far as their headers tell.
+    fn commits_between(&self, after: u32, upto: u32) -> u32 {
+        let Some(scan) = &self.scan else { return 0 };
+        let Some(salts) = log_salts(scan) else { return 0 };
+        let commits = (after + 1..=upto)
+            .filter_map(|frame| scan.slot(frame))
+            .filter(|slot| slot.header.db_pages != 0 && slot.header.salts == salts);
+        u32::try_from(commits.count()).unwrap_or(u32::MAX)
+    }
+
+    /// The facts that the decision depends on.
+    pub fn facts(&self) -> Facts {
+        let Some(scan) = &self.scan else {
+            return Facts {
+                header: HeaderFact::Absent,
+                origin: self.origin,
+                covers_durable: true,
+                behind: Behind::Nothing,
+                tail: false,
+                synced_every_commit: self.synced_every_commit,
+            };
+        };
+        let behind = match scan.last_commit_behind() {
+            None => Behind::Nothing,
+            Some(frame) if self.origin == Origin::Known && frame <= self.crash_reach() => Behind::Near,
+            Some(_) => Behind::Far,
+        };
+        Facts {
+            header: match scan.header {
+                HeaderState::Absent => HeaderFact::Absent,
+                HeaderState::Ok(_) => HeaderFact::Ok,
+                HeaderState::Invalid => HeaderFact::Invalid,
+                HeaderState::UnsupportedVersion(_) => HeaderFact::Unsupported,
+            },
+            origin: self.origin,
+            covers_durable: scan.committed_frames >= self.durable_frame && !self.other_history,
+            behind,
+            tail: scan.last_of_generation > scan.committed_frames,
+            synced_every_commit: self.synced_every_commit,
+        }
+    }
+}
+
+/// The salts that the log's frames go by.
+pub(super) fn log_salts(scan: &Scan) -> Option<Salts> {
+    match scan.header {
+        HeaderState::Ok(header) => Some(header.salts),
+        _ => scan.slot(scan.last_of_generation).map(|slot| slot.header.salts),
+    }
+}
+
+/// Where the log comes from, as far as salts tell; `None` if it is not the one that the companion knows.
+fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
+    let Some(generation) = meta.generation else {
+        return Some(Origin::NoRecord);
+    };
+    let mark = meta.watermark_of(generation.salts).map_or(0, |mark| mark.frame);
+    let log_emptied = generation.salts == Salts::default();
+    let Some((scan, salts)) = scan.and_then(|scan| Some((scan, log_salts(scan)?))) else {
+        // Nothing there: as it should be after the log was emptied, or before its first frame.
+        return (log_emptied || mark == 0).then_some(Origin::ResetPending);
+    };
+    if salts == generation.salts {
+        return Some(Origin::Known);
+    }
+    if salts == generation.previous && scan.committed_frames <= generation.previous_frames {
+        return Some(Origin::ResetPending);
+    }
+    // Another program began a log of its own after ours was emptied: that is what emptying is for.
+    log_emptied.then_some(Origin::NoRecord)
+}

@@ -1,0 +1,423 @@
+//! Reading a log without changing it: what is valid, where it breaks, and what lies behind the break.
+//!
+//! The prefix is found as SQLite's own recovery finds it: salts, page number, checksum, in that order, up to
+//! the first frame that fails; what counts ends at the last commit frame. Behind the break each frame is
+//! tried against the checksum *stored* in the frame before it, so that one damaged frame does not hide the
+//! good ones that follow.
+
+use crate::checksum::{ByteOrder, Checksum, Transition};
+use crate::format::{
+    FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, WalHeader, frame_offset, frame_size, slots,
+};
+use walmend_types::{Error, PageSize, Result, Salts};
+use walmend_vfs::VfsFile;
+
+/// Why the valid prefix of a log ends where it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScanEnd {
+    /// The file ends right behind a valid frame.
+    EndOfFile,
+    /// The next frame has other salts: zeros, or a leftover of an earlier generation.
+    Salt,
+    /// The next frame's checksum is wrong.
+    Checksum,
+    /// The next frame has the right salts and page number 0.
+    ZeroPage,
+    /// The file ends within the next frame.
+    PartialFrame,
+}
+
+impl ScanEnd {
+    /// The name that `--json` output uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EndOfFile => "end_of_file",
+            Self::Salt => "salt",
+            Self::Checksum => "checksum",
+            Self::ZeroPage => "zero_page",
+            Self::PartialFrame => "partial_frame",
+        }
+    }
+}
+
+/// What is wrong with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The page, its number or the commit field: the content does not match the checksum.
+    Page,
+    /// The content is right (the next frame's checksum proves it); the stored checksum is not.
+    StoredChecksum,
+    /// The salts; the checksum, which does not cover them, is right.
+    Salt,
+    /// The header of the log (frame 0), or a frame header without a page number.
+    Header,
+}
+
+impl Fault {
+    /// The name that `--json` output uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Page => "page",
+            Self::StoredChecksum => "stored_checksum",
+            Self::Salt => "salt",
+            Self::Header => "header",
+        }
+    }
+}
+
+/// The state of the log's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderState {
+    /// The file is empty.
+    Absent,
+    /// It is fine.
+    Ok(WalHeader),
+    /// Magic, page size or checksum are wrong.
+    Invalid,
+    /// The version is not known.
+    UnsupportedVersion(u32),
+}
+
+impl HeaderState {
+    /// The header, if it is fine.
+    pub fn ok(self) -> Option<WalHeader> {
+        match self {
+            Self::Ok(header) => Some(header),
+            _ => None,
+        }
+    }
+}
+
+/// What one slot of the log holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Its header, as stored.
+    pub header: FrameHeader,
+    /// The checksum of its content by itself, from a state of zeros.
+    part: Checksum,
+}
+
+/// A log as it was found.
+#[derive(Debug, Clone)]
+pub struct Scan {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The header.
+    pub header: HeaderState,
+    /// The page size by which the slots were cut: the header's, or else the one that the caller gave.
+    pub page_size: PageSize,
+    /// How the checksum was read.
+    pub byte_order: ByteOrder,
+    /// Whole frames that fit into the file, each as stored.
+    pub slots: Vec<Slot>,
+    /// Frames of the unbroken prefix.
+    pub valid_frames: u32,
+    /// Frames up to the prefix's last commit frame.
+    pub committed_frames: u32,
+    /// Commit frames among them.
+    pub commits: u32,
+    /// Size of the database after the last of them, in pages; 0 if there is none.
+    pub db_pages: u32,
+    /// The chain checksum after the last of them, or after the header.
+    pub checksum: Checksum,
+    /// Why the prefix ends.
+    pub end: ScanEnd,
+    /// What each slot behind the prefix is: `None` for a frame that is valid when seeded from its
+    /// predecessor. Parallel to `slots[valid_frames..]`.
+    pub behind: Vec<Option<Fault>>,
+    /// The last slot of this generation, as far as salts tell; 0 if there is none.
+    pub last_of_generation: u32,
+}
+
+/// What the caller knows of a log before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScanHints {
+    /// The page size to go by where the header says none.
+    pub page_size: PageSize,
+    /// The salts to look for where the header says none.
+    pub salts: Option<Salts>,
+    /// Look at this many frames only: on a live log, what lies behind the watermark is still being written.
+    pub limit: Option<u32>,
+}
+
+/// Bytes read in one go.
+const READ_BYTES: u64 = 1 << 20;
+
+impl Scan {
+    /// Reads a log.
+    ///
+    /// # Errors
+    /// Only I/O errors: damage is a finding, not an error.
+    pub fn read(file: &dyn VfsFile, hints: ScanHints) -> Result<Self> {
+        let ScanHints {
+            page_size: fallback,
+            salts: expected,
+            limit,
+        } = hints;
+        let bytes = file.len()?;
+        let header = read_header(file)?;
+        let page_size = header.ok().map_or(fallback, |header| header.page_size);
+        let mut byte_order = header.ok().map_or(ByteOrder::Little, |header| header.byte_order);
+        let count = match header {
+            HeaderState::Absent | HeaderState::UnsupportedVersion(_) => 0,
+            _ => slots(bytes, page_size).min(u64::from(limit.unwrap_or(u32::MAX))),
+        };
+        let count = u32::try_from(count).map_err(|_| Error::OutOfRange {
+            what: "log size",
+            value: bytes,
+            expected: "at most 2^32 - 1 frames".into(),
+        })?;
+        let mut slots = read_slots(file, page_size, byte_order, count)?;
+        let mut salts = header.ok().map(|header| header.salts);
+        if header == HeaderState::Invalid {
+            // Which frames belong together, and how they were summed, has to be told from the frames.
+            let has = |salts: &Salts| {
+                slots
+                    .iter()
+                    .any(|slot| slot.header.salts == *salts && slot.header.page != 0)
+            };
+            salts = expected.filter(has).or_else(|| majority_salts(&slots));
+            let big = read_slots(file, page_size, ByteOrder::Big, count)?;
+            if chained_pairs(&big, page_size) > chained_pairs(&slots, page_size) {
+                (byte_order, slots) = (ByteOrder::Big, big);
+            }
+        }
+        let cut_short = limit.is_some_and(|limit| count == limit);
+        let partial = !cut_short && bytes > frame_offset(count + 1, page_size).max(HEADER_SIZE as u64);
+        Ok(Self::judge(
+            bytes, header, page_size, byte_order, salts, slots, partial,
+        ))
+    }
+
+    /// The pure part: what the slots mean.
+    fn judge(
+        bytes: u64,
+        header: HeaderState,
+        page_size: PageSize,
+        byte_order: ByteOrder,
+        salts: Option<Salts>,
+        slots: Vec<Slot>,
+        partial: bool,
+    ) -> Self {
+        let transition = Transition::over(8 + page_size.as_usize());
+        let mut scan = Self {
+            bytes,
+            header,
+            page_size,
+            byte_order,
+            valid_frames: 0,
+            committed_frames: 0,
+            commits: 0,
+            db_pages: 0,
+            checksum: header
+                .ok()
+                .map_or_else(Checksum::default, |header| header.checksum()),
+            end: if partial {
+                ScanEnd::PartialFrame
+            } else {
+                ScanEnd::EndOfFile
+            },
+            behind: Vec::new(),
+            last_of_generation: 0,
+            slots: Vec::new(),
+        };
+        let mut chain = scan.checksum;
+        if let HeaderState::Ok(header) = header {
+            for (slot, number) in slots.iter().zip(1..) {
+                if let Err(end) = check(slot, header.salts, transition.combine(chain, slot.part)) {
+                    scan.end = end;
+                    break;
+                }
+                chain = slot.header.checksum;
+                scan.valid_frames = number;
+                if slot.header.db_pages != 0 {
+                    scan.committed_frames = number;
+                    scan.commits += 1;
+                    scan.db_pages = slot.header.db_pages;
+                    scan.checksum = chain;
+                }
+            }
+        }
+        if let Some(salts) = salts {
+            let of_generation = |slot: &Slot| slot.header.salts == salts && slot.header.page != 0;
+            scan.last_of_generation = slots
+                .iter()
+                .rposition(of_generation)
+                .map_or(0, |place| u32::try_from(place + 1).unwrap_or(u32::MAX));
+            scan.behind = behind(&slots[scan.valid_frames as usize..], chain, salts, transition);
+        }
+        if header == HeaderState::Invalid && !scan.behind.is_empty() {
+            // Without a header nothing seeds frame 1, so it cannot be judged.
+            scan.behind[0] = Some(Fault::Header);
+        }
+        scan.slots = slots;
+        scan
+    }
+
+    /// The slot of frame `frame` (from 1).
+    pub fn slot(&self, frame: u32) -> Option<&Slot> {
+        self.slots.get((frame as usize).checked_sub(1)?)
+    }
+
+    /// What is wrong with frame `frame`, or `None` for one that is valid where it stands.
+    pub fn fault(&self, frame: u32) -> Option<Fault> {
+        let place = frame.checked_sub(self.valid_frames + 1)?;
+        self.behind
+            .get(place as usize)
+            .copied()
+            .unwrap_or(Some(Fault::Page))
+    }
+
+    /// The last commit frame behind the break that is valid where it stands; what lies between proves that
+    /// the break is not the end of what was written.
+    pub fn last_commit_behind(&self) -> Option<u32> {
+        let is_commit = |place: &usize| {
+            self.behind[*place].is_none()
+                && self.slots[self.valid_frames as usize + place].header.db_pages != 0
+        };
+        let place = (0..self.behind.len()).rev().find(is_commit)?;
+        u32::try_from(place)
+            .ok()
+            .map(|place| self.valid_frames + 1 + place)
+    }
+
+    /// Valid frames and whole commits behind the break, up to frame `upto`. A commit frame that repeats the
+    /// one before it counts once: SQLite pads a sector that way.
+    pub fn count_behind(&self, upto: u32) -> (u32, u32) {
+        let mut frames = 0;
+        let mut commits = 0;
+        let mut previous: Option<&Slot> = None;
+        for (fault, slot) in self
+            .behind
+            .iter()
+            .zip(&self.slots[self.valid_frames as usize..])
+            .take(upto.saturating_sub(self.valid_frames) as usize)
+        {
+            if fault.is_some() {
+                previous = None;
+                continue;
+            }
+            let commit = slot.header.db_pages != 0;
+            let repeats = commit && previous.is_some_and(|before| before.part == slot.part);
+            if !repeats {
+                frames += 1;
+                commits += u32::from(commit);
+            }
+            previous = Some(slot);
+        }
+        (frames, commits)
+    }
+}
+
+fn read_header(file: &dyn VfsFile) -> Result<HeaderState> {
+    let mut bytes = [0; HEADER_SIZE];
+    let read = file.read_at(&mut bytes, 0)?;
+    if read == 0 {
+        return Ok(HeaderState::Absent);
+    }
+    if read < HEADER_SIZE {
+        return Ok(HeaderState::Invalid);
+    }
+    Ok(match WalHeader::decode(&bytes) {
+        Ok(header) => HeaderState::Ok(header),
+        Err(HeaderError::Invalid) => HeaderState::Invalid,
+        Err(HeaderError::UnsupportedVersion(version)) => HeaderState::UnsupportedVersion(version),
+    })
+}
+
+fn read_slots(file: &dyn VfsFile, page_size: PageSize, order: ByteOrder, count: u32) -> Result<Vec<Slot>> {
+    let size = frame_size(page_size);
+    let per_read = (READ_BYTES / size).max(1);
+    let mut slots = Vec::with_capacity(count as usize);
+    let mut buffer = vec![0; usize::try_from(per_read * size).unwrap_or(usize::MAX)];
+    let mut next = 1;
+    while next <= count {
+        let frames = per_read.min(u64::from(count - next + 1));
+        let chunk = &mut buffer[..usize::try_from(frames * size).unwrap_or(usize::MAX)];
+        file.read_exact_at(chunk, frame_offset(next, page_size))?;
+        slots.extend(
+            chunk
+                .chunks_exact(usize::try_from(size).unwrap_or(usize::MAX))
+                .map(|frame| {
+                    let (head, page) = frame.split_at(FRAME_HEADER_SIZE);
+                    let mut bytes = [0; FRAME_HEADER_SIZE];
+                    bytes.copy_from_slice(head);
+                    Slot {
+                        header: FrameHeader::decode(&bytes),
+                        part: Checksum::default().extend(order, &head[..8]).extend(order, page),
+                    }
+                }),
+        );
+        next += u32::try_from(frames).unwrap_or(u32::MAX);
+    }
+    Ok(slots)
+}
+
+fn check(slot: &Slot, salts: Salts, computed: Checksum) -> Result<(), ScanEnd> {
+    if slot.header.salts != salts {
+        Err(ScanEnd::Salt)
+    } else if slot.header.page == 0 {
+        Err(ScanEnd::ZeroPage)
+    } else if slot.header.checksum != computed {
+        Err(ScanEnd::Checksum)
+    } else {
+        Ok(())
+    }
+}
+
+/// Judges the slots behind a break, each against the best-known checksum before it.
+fn behind(slots: &[Slot], chain: Checksum, salts: Salts, transition: Transition) -> Vec<Option<Fault>> {
+    let mut seed = chain;
+    let mut faults = Vec::with_capacity(slots.len());
+    for (place, slot) in slots.iter().enumerate() {
+        let stored = slot.header.checksum;
+        let computed = transition.combine(seed, slot.part);
+        seed = stored;
+        let fault = if computed == stored {
+            match (slot.header.page, slot.header.salts == salts) {
+                (0, _) => Some(Fault::Header),
+                (_, false) => Some(Fault::Salt),
+                (_, true) => None,
+            }
+        } else if slots.get(place + 1).is_some_and(|next| {
+            let follows = |before| transition.combine(before, next.part) == next.header.checksum;
+            follows(computed) && !follows(stored)
+        }) {
+            seed = computed;
+            Some(Fault::StoredChecksum)
+        } else if slot.header.page == 0 {
+            Some(Fault::Header)
+        } else {
+            Some(Fault::Page)
+        };
+        faults.push(fault);
+    }
+    faults
+}
+
+/// The salts that most frames hold; how a log without a usable header tells what belongs to it.
+fn majority_salts(slots: &[Slot]) -> Option<Salts> {
+    let mut counts: Vec<(Salts, usize)> = Vec::new();
+    for slot in slots.iter().filter(|slot| slot.header.page != 0) {
+        let room = counts.len() < 16;
+        match counts.iter_mut().find(|(salts, _)| *salts == slot.header.salts) {
+            Some((_, count)) => *count += 1,
+            // Garbage may hold as many different salts as there are slots: a few candidates do.
+            None if room => counts.push((slot.header.salts, 1)),
+            None => {}
+        }
+    }
+    counts
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .map(|(salts, _)| salts)
+}
+
+fn chained_pairs(slots: &[Slot], page_size: PageSize) -> usize {
+    let transition = Transition::over(8 + page_size.as_usize());
+    let chained = |pair: &&[Slot]| {
+        pair[1].header.page != 0
+            && transition.combine(pair[0].header.checksum, pair[1].part) == pair[1].header.checksum
+    };
+    slots.windows(2).filter(chained).count()
+}
