@@ -229,7 +229,7 @@ impl Findings {
 }
 
 /// The salts that the log's frames go by.
-pub(super) fn log_salts(scan: &Scan) -> Option<Salts> {
+pub(crate) fn log_salts(scan: &Scan) -> Option<Salts> {
     match scan.header {
         HeaderState::Ok(header) => Some(header.salts),
         _ => scan.slot(scan.last_of_generation).map(|slot| slot.header.salts),

@@ -1,0 +1,260 @@
+//! Bringing the log into the database, and proving that it arrived.
+//!
+//! The order is what makes it safe: sync the log; write the newest frame of each page, each verified; sync
+//! the database file *fully*; read every page back from the device and compare; only then advance the
+//! backfill, and only then reset the log. Whatever fails on the way leaves the log as it was, and the next
+//! attempt writes every page again.
+
+use crate::barrier::{CheckpointTarget, FileTarget, barrier};
+use crate::digest::PageDigest;
+use crate::log::{Log, Shared, read_verified};
+use crate::verify::ExpectedPage;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use walmend_sync::MutexGuard;
+use walmend_types::{Error, FrameNumber, Result, SyncMode};
+use walmend_vfs::ReadSource;
+
+/// How far a checkpoint goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckpointMode {
+    /// Copy what the readers allow, and wait for nobody.
+    Passive,
+    /// Wait for the readers for a while, so that everything is copied.
+    Full,
+    /// Like `Full`; then begin a new generation, so that the log is written from its start again.
+    Restart,
+    /// Like `Full`; then empty the log.
+    Truncate,
+}
+
+impl CheckpointMode {
+    /// The name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passive => "passive",
+            Self::Full => "full",
+            Self::Restart => "restart",
+            Self::Truncate => "truncate",
+        }
+    }
+}
+
+/// What became of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFate {
+    /// It stays as it was.
+    Kept,
+    /// A new generation was begun in it.
+    Reset,
+    /// It is empty.
+    Truncated,
+}
+
+impl LogFate {
+    /// The name that `--json` output uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Reset => "reset",
+            Self::Truncated => "truncated",
+        }
+    }
+}
+
+/// What a checkpoint did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointReport {
+    /// How far it was to go.
+    pub mode: CheckpointMode,
+    /// Frames of the log that are in the database now.
+    pub frames: u32,
+    /// Pages written by this checkpoint.
+    pub pages_written: u32,
+    /// Pages read back and found right.
+    pub pages_verified: u32,
+    /// Where they were read from.
+    pub verified_from: ReadSource,
+    /// What became of the log.
+    pub log: LogFate,
+    /// Readers kept it from going as far as it was to go.
+    pub blocked_by_readers: bool,
+}
+
+impl Log {
+    /// Brings the log into its database file. Modes other than `Passive` wait up to `patience` for readers to
+    /// leave; nobody begins a snapshot meanwhile. A reset waits for *every* snapshot: even one whose frames
+    /// are all in the database still reads unchanged pages from there.
+    ///
+    /// # Errors
+    /// [`Error::DatabaseCorrupt`] if what was read back is not what was written, [`Error::WalCorrupt`] if a
+    /// frame does not verify, [`Error::BusyRecovery`], [`Error::Poisoned`], I/O errors. The log is untouched
+    /// then, and a retry is possible.
+    pub fn checkpoint(&self, mode: CheckpointMode, patience: Duration) -> Result<CheckpointReport> {
+        let db = Arc::clone(&self.shared.db);
+        let mut target = FileTarget::new(&*db, self.shared.page_size);
+        self.checkpoint_to(&mut target, mode, patience)
+    }
+
+    /// Like [`checkpoint`](Self::checkpoint), into a target of the caller's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn checkpoint_to(
+        &self,
+        target: &mut dyn CheckpointTarget,
+        mode: CheckpointMode,
+        patience: Duration,
+    ) -> Result<CheckpointReport> {
+        let shared = &*self.shared;
+        shared.poison.check()?;
+        let _fence = shared
+            .fence
+            .acquire(crate::fence::RecoveryFence::DEFAULT_BUDGET)?;
+        let mut report = CheckpointReport {
+            mode,
+            frames: 0,
+            pages_written: 0,
+            pages_verified: 0,
+            verified_from: ReadSource::Device,
+            log: LogFate::Kept,
+            blocked_by_readers: false,
+        };
+        // Most of the work is done beside the writers; what is left for the second pass is short.
+        copy(shared, target, &mut report)?;
+        if mode == CheckpointMode::Passive {
+            let visible = shared.visible.lock();
+            report.blocked_by_readers = visible.backfilled < visible.frames;
+            return Ok(report);
+        }
+        let Some(gate) = Gate::close(shared, patience) else {
+            report.blocked_by_readers = true;
+            return Ok(report);
+        };
+        let mut tail = shared.tail.lock();
+        settle(shared, &tail)?;
+        copy(shared, target, &mut report)?;
+        match mode {
+            CheckpointMode::Passive | CheckpointMode::Full => {}
+            CheckpointMode::Restart if tail.header.is_some() => {
+                shared.begin_generation(&mut tail)?;
+                report.log = LogFate::Reset;
+            }
+            // An empty log has nothing to be reset.
+            CheckpointMode::Restart => {}
+            CheckpointMode::Truncate => {
+                shared.empty_log(&mut tail)?;
+                report.log = LogFate::Truncated;
+            }
+        }
+        drop(tail);
+        drop(gate);
+        tracing::info!(target: "walmend::wal::checkpoint", ?report, "checkpoint");
+        Ok(report)
+    }
+}
+
+/// Copies what the readers allow, and verifies it.
+fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut CheckpointReport) -> Result<()> {
+    let (index, header, done, limit, last, db_pages) = {
+        let visible = shared.visible.lock();
+        let oldest = visible
+            .readers
+            .values()
+            .map(|(frame, _)| *frame)
+            .min()
+            .unwrap_or(visible.frames);
+        (
+            Arc::clone(&visible.index),
+            visible.header,
+            visible.backfilled,
+            oldest.min(visible.frames),
+            visible.frames,
+            visible.db_pages,
+        )
+    };
+    report.frames = done;
+    let Some(header) = header.filter(|_| limit > done) else {
+        return Ok(());
+    };
+    // What is published is durable; this makes the rule hold here, in one place, whoever published it.
+    shared.sync_wal(SyncMode::Data)?;
+    let mut page_bytes = vec![0; shared.page_size.as_usize()];
+    let mut expected = Vec::new();
+    for (page, frame) in index.newest_pages(FrameNumber(done), FrameNumber(limit)) {
+        // Only with everything copied is the size known, and only then do pages past it go.
+        if limit == last && page.get() > db_pages {
+            continue;
+        }
+        read_verified(shared, &header, &index, frame, page, &mut page_bytes)?;
+        target.write_page(page, &page_bytes)?;
+        expected.push(ExpectedPage {
+            page,
+            digest: PageDigest::of(&page_bytes),
+        });
+    }
+    if limit == last {
+        target.truncate_database(db_pages)?;
+    }
+    let verified = barrier(target, &expected)?;
+    let written = u32::try_from(expected.len()).unwrap_or(u32::MAX);
+    report.pages_written += written;
+    report.pages_verified += verified.pages;
+    if verified.source == ReadSource::Cache {
+        report.verified_from = ReadSource::Cache;
+    }
+    report.frames = limit;
+    shared.visible.lock().backfilled = limit;
+    Ok(())
+}
+
+/// Waits until everything appended is published. The caller holds the tail, so nothing more is appended.
+fn settle(shared: &Shared, tail: &MutexGuard<'_, crate::log::Tail>) -> Result<()> {
+    let mut visible = shared.visible.lock();
+    loop {
+        shared.poison.check()?;
+        if tail.last.is_some_and(|last| last.failed) {
+            return Err(Error::Invalid(
+                "a failed append is being cleared away: try the checkpoint again".into(),
+            ));
+        }
+        if visible.frames == tail.frames {
+            return Ok(());
+        }
+        // The pipeline may latch a failure of its own, which signals nothing here.
+        visible = shared.changed.wait_timeout(visible, Duration::from_millis(50));
+    }
+}
+
+/// While it exists nobody begins a snapshot, and none is alive.
+struct Gate<'a>(&'a Shared);
+
+impl<'a> Gate<'a> {
+    /// Closes the gate, and waits for the readers inside to leave; `None` (and open again) if they do not.
+    fn close(shared: &'a Shared, patience: Duration) -> Option<Self> {
+        let gate = Gate(shared);
+        let deadline = Instant::now() + patience;
+        let mut visible = shared.visible.lock();
+        visible.gate = true;
+        while !visible.readers.is_empty() {
+            let left = deadline
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero());
+            let Some(left) = left else {
+                // The guard's own drop takes the lock.
+                drop(visible);
+                return None;
+            };
+            visible = shared.changed.wait_timeout(visible, left);
+        }
+        drop(visible);
+        Some(gate)
+    }
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        self.0.visible.lock().gate = false;
+        self.0.changed.notify_all();
+    }
+}

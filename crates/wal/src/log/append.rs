@@ -1,0 +1,263 @@
+//! The append half: one batch, one gathered write.
+
+use super::sync::{LogMark, LogSync};
+use super::{LastAppend, Shared, Tail};
+use crate::companion::TAIL_PAGES;
+use crate::format::{FRAME_HEADER_SIZE, FrameHeader, WalHeader, frame_offset};
+use std::io::IoSlice;
+use std::sync::Arc;
+use walmend_types::{
+    Append, AppendFailure, BatchEntry, Error, OutcomeToken, PageImage, PageNumber, PagePayload, Result,
+    SyncMode, WalBatchWriter,
+};
+
+/// The append half of a log.
+#[derive(Debug)]
+pub struct LogWriter {
+    shared: Arc<Shared>,
+}
+
+/// A batch as it is going to stand in the log.
+struct Encoded<'a> {
+    headers: Vec<[u8; FRAME_HEADER_SIZE]>,
+    pages: Vec<&'a PageImage>,
+    entries: Vec<(PageNumber, (u32, u32))>,
+    offsets: Vec<u64>,
+    tokens: Vec<OutcomeToken>,
+    last: FrameHeader,
+    db_pages: u32,
+}
+
+impl LogWriter {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Checks what the format cannot hold, before anything is written.
+    fn check<P: PagePayload>(&self, batch: &[BatchEntry<'_, P>]) -> Result<u32> {
+        let page_size = self.shared.page_size;
+        let mut frames: u64 = 0;
+        for entry in batch {
+            let images = entry.request.payload.images();
+            if images.is_empty() {
+                return Err(Error::Invalid("a commit must write at least one page".into()));
+            }
+            for image in images {
+                if image.data.len() != page_size.as_usize() {
+                    return Err(Error::Invalid(format!(
+                        "page {} has {} bytes, but pages of this log have {page_size}",
+                        image.page,
+                        image.data.len()
+                    )));
+                }
+                if image.page.get() == page_size.lock_page() {
+                    return Err(Error::Invalid(format!(
+                        "page {} cannot be written: it holds the lock bytes of SQLite",
+                        image.page
+                    )));
+                }
+            }
+            frames += images.len() as u64;
+        }
+        u32::try_from(frames).map_err(|_| Error::OutOfRange {
+            what: "batch size",
+            value: frames,
+            expected: "at most 2^32 - 1 frames".into(),
+        })
+    }
+
+    fn encode<'a, P: PagePayload>(
+        &self,
+        batch: &'a [BatchEntry<'_, P>],
+        frames: u32,
+        log: &WalHeader,
+        tail: &Tail,
+    ) -> Result<Encoded<'a>> {
+        let room = frames as usize;
+        let mut encoded = Encoded {
+            headers: Vec::with_capacity(room),
+            pages: Vec::with_capacity(room),
+            entries: Vec::with_capacity(room),
+            offsets: Vec::with_capacity(batch.len()),
+            tokens: Vec::with_capacity(batch.len()),
+            last: FrameHeader {
+                checksum: tail.checksum,
+                ..FrameHeader::default()
+            },
+            db_pages: tail.db_pages,
+        };
+        let mut frame = tail.frames;
+        for entry in batch {
+            encoded.offsets.push(frame_offset(frame + 1, log.page_size));
+            encoded.db_pages = entry.request.writes.size_after(encoded.db_pages);
+            if encoded.db_pages == 0 {
+                return Err(Error::Invalid("a database cannot have 0 pages".into()));
+            }
+            let images = entry.request.payload.images();
+            for (place, image) in images.iter().enumerate() {
+                // Only the last frame of a transaction says the size: that is what makes it a commit.
+                let size = if place + 1 == images.len() {
+                    encoded.db_pages
+                } else {
+                    0
+                };
+                encoded.last =
+                    FrameHeader::chained(log, encoded.last.checksum, image.page.get(), size, &image.data);
+                encoded.headers.push(encoded.last.encode());
+                encoded.pages.push(image);
+                encoded.entries.push((image.page, encoded.last.checksum.pair()));
+                frame += 1;
+            }
+            encoded.tokens.push(OutcomeToken {
+                salts: log.salts,
+                frame,
+                checksum: encoded.last.checksum.pair(),
+            });
+        }
+        Ok(encoded)
+    }
+
+    fn write(&self, tail: &mut Tail, encoded: &Encoded<'_>, offset: u64) -> Result<()> {
+        let slices: Vec<IoSlice<'_>> = encoded
+            .headers
+            .iter()
+            .zip(&encoded.pages)
+            .flat_map(|(header, page)| [IoSlice::new(header), IoSlice::new(&page.data)])
+            .collect();
+        self.shared.wal.write_gathered(&slices, offset)?;
+        let end = offset + slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
+        if end > tail.allocated {
+            tail.allocated = end;
+            self.fill_ahead(tail, end)?;
+        }
+        Ok(())
+    }
+
+    /// Zeros ahead of the tail, so that the syncs to come need not journal metadata.
+    fn fill_ahead(&self, tail: &mut Tail, end: u64) -> Result<()> {
+        let Some(ahead) = std::num::NonZeroU64::new(self.shared.preallocate) else {
+            return Ok(());
+        };
+        let target = end.next_multiple_of(ahead.get());
+        match self.shared.wal.preallocate(end, target) {
+            Ok(()) => tail.allocated = target,
+            // A nearly full disk may still hold the commits themselves.
+            Err(Error::Full { .. }) => tail.allocated = self.shared.wal.len()?,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl<P: PagePayload> WalBatchWriter<P> for LogWriter {
+    type Mark = LogMark;
+    type Sync = LogSync;
+
+    fn sync_half(&self) -> LogSync {
+        LogSync::new(Arc::clone(&self.shared))
+    }
+
+    fn append_batch(&mut self, batch: &[BatchEntry<'_, P>]) -> Result<Append<LogMark>, AppendFailure> {
+        self.shared.poison.check()?;
+        let frames = self.check(batch)?;
+        let Some(last_entry) = batch.last() else {
+            return Err(Error::Internal("an empty batch was appended".into()).into());
+        };
+        let mut tail = self.shared.tail.lock();
+        if tail.last.is_some_and(|last| last.failed) {
+            return Err(
+                Error::Internal("a failed append was not discarded before the next one".into()).into(),
+            );
+        }
+        // Until the frames are about to be written, there is nothing to discard.
+        tail.last = None;
+        let log = self.shared.prepare(&mut tail, frames, last_entry.commit_seq)?;
+        let encoded = self.encode(batch, frames, &log, &tail)?;
+        let first = tail.frames + 1;
+        let offset = frame_offset(first, log.page_size);
+        let before = LastAppend {
+            first,
+            last: tail.frames + frames,
+            failed: true,
+            frames: tail.frames,
+            checksum: tail.checksum,
+            db_pages: tail.db_pages,
+        };
+        tail.last = Some(before);
+        if let Err(error) = self.write(&mut tail, &encoded, offset) {
+            tracing::warn!(target: "walmend::wal::log", %error, first, frames, "append failed");
+            return Err(AppendFailure {
+                error,
+                tokens: encoded.tokens,
+            });
+        }
+        tail.last = Some(LastAppend {
+            failed: false,
+            ..before
+        });
+        tail.frames += frames;
+        tail.frames_on_file = tail.frames;
+        tail.checksum = encoded.last.checksum;
+        tail.db_pages = encoded.db_pages;
+
+        let mut newest: Vec<PageImage> = Vec::with_capacity(TAIL_PAGES);
+        for image in encoded.pages.iter().rev() {
+            if newest.len() == TAIL_PAGES {
+                break;
+            }
+            if newest.iter().all(|kept| kept.page != image.page) {
+                newest.push((*image).clone());
+            }
+        }
+        let mark = LogMark {
+            salts: log.salts,
+            first,
+            entries: encoded.entries,
+            checksum: tail.checksum,
+            commit_seq: last_entry.commit_seq,
+            db_pages: tail.db_pages,
+            newest,
+        };
+        Ok(Append {
+            offsets: encoded.offsets,
+            tokens: encoded.tokens,
+            mark,
+        })
+    }
+
+    fn discard_append(&mut self) -> Result<()> {
+        let mut tail = self.shared.tail.lock();
+        let Some(last) = tail.last else { return Ok(()) };
+        let wal = &self.shared.wal;
+        let len = wal.len()?;
+        for frame in last.first..=last.last {
+            let offset = frame_offset(frame, self.shared.page_size);
+            if offset >= len {
+                break;
+            }
+            // Never past the end: on a full disk that would need room that is not there.
+            let bytes = usize::try_from(len - offset)
+                .unwrap_or(usize::MAX)
+                .min(FRAME_HEADER_SIZE);
+            wal.write_at(&[0; FRAME_HEADER_SIZE][..bytes], offset)?;
+        }
+        self.shared.sync_wal(SyncMode::Data)?;
+        tail.frames = last.frames;
+        tail.frames_on_file = last.frames;
+        tail.checksum = last.checksum;
+        tail.db_pages = last.db_pages;
+        tail.allocated = len;
+        tail.last = None;
+        tracing::info!(target: "walmend::wal::log", first = last.first, last = last.last, "failed append made harmless");
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        let mut meta = self.shared.meta.lock();
+        if meta.dirty {
+            self.shared.sync_meta(&mut meta)
+        } else {
+            Ok(())
+        }
+    }
+}

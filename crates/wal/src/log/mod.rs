@@ -1,0 +1,275 @@
+//! The open log: who holds what, and how the parts share it.
+//!
+//! ```text
+//!  LogWriter  append_batch ── Tail (lock) ──▶ frames in the file, not yet durable
+//!  LogSync    sync ────────── file sync, then the watermark in the companion (lock)
+//!             publish ─────── Visible (lock): readers that begin from now on see the batch
+//!  ReadMark   read ────────── no lock: its own Arc of the frame index, and the file
+//!  checkpoint ─────────────── under the recovery fence; a reset takes Tail, then Visible
+//! ```
+//!
+//! Locks are taken in the order Tail, companion, Visible. Nothing waits for I/O while it holds Visible.
+
+mod append;
+mod open;
+mod read;
+mod reset;
+mod sync;
+
+pub use append::LogWriter;
+pub(crate) use read::read_verified;
+pub use read::{PageSource, ReadMark};
+pub use sync::{LogMark, LogSync};
+
+use crate::checksum::Checksum;
+use crate::companion::{Companion, PageKind};
+use crate::fence::RecoveryFence;
+use crate::files::FileSet;
+use crate::format::WalHeader;
+use crate::index::FrameIndex;
+use crate::recovery::OnDamage;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use walmend_sync::{Condvar, Mutex};
+use walmend_types::{CommitSeq, OutcomeToken, PageSize, Poison, Result, Salts, SyncMode};
+use walmend_vfs::{Vfs, VfsFile};
+
+/// Everything that opening a log needs to know.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// The files.
+    pub files: FileSet,
+    /// The database file, open for writing and locked by the caller.
+    pub db: Arc<dyn VfsFile>,
+    /// The size of a page.
+    pub page_size: PageSize,
+    /// What kind of pages.
+    pub kind: PageKind,
+    /// The size of the database file in pages, for when the log holds no commit.
+    pub db_pages: u32,
+    /// What to do about damage. Default: refuse.
+    pub on_damage: OnDamage,
+    /// The writer of a log without watermark synced every commit. Default: not known.
+    pub synced_every_commit: bool,
+    /// How far ahead of the tail the file is filled with zeros, in bytes; 0 for not at all. Default: 1 MiB.
+    pub preallocate: u64,
+    /// How long the durable watermark may stay unsynced while commits come in. Default: 100 ms.
+    pub watermark_interval: Duration,
+    /// The latch that a failed sync sets. Default: one of its own.
+    pub poison: Poison,
+    /// The fence that recovery and truncating paths run under. Default: the process's fence for this path.
+    pub fence: Option<RecoveryFence>,
+}
+
+impl LogConfig {
+    /// The defaults for a database.
+    pub fn new(
+        files: FileSet,
+        db: Arc<dyn VfsFile>,
+        page_size: PageSize,
+        kind: PageKind,
+        db_pages: u32,
+    ) -> Self {
+        Self {
+            files,
+            db,
+            page_size,
+            kind,
+            db_pages,
+            on_damage: OnDamage::default(),
+            synced_every_commit: false,
+            preallocate: 1 << 20,
+            watermark_interval: Duration::from_millis(100),
+            poison: Poison::new(),
+            fence: None,
+        }
+    }
+}
+
+/// An open log. Clones are one log.
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// How a log stands at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStatus {
+    /// Counts the resets since opening.
+    pub generation: u64,
+    /// Published frames.
+    pub frames: u32,
+    /// Frames of them that are in the database file, verified.
+    pub backfilled: u32,
+    /// The last published commit.
+    pub commit_seq: CommitSeq,
+    /// The size of the database, in pages.
+    pub db_pages: u32,
+    /// Live snapshots.
+    pub readers: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) files: FileSet,
+    pub(crate) wal: Arc<dyn VfsFile>,
+    pub(crate) db: Arc<dyn VfsFile>,
+    pub(crate) page_size: PageSize,
+    pub(crate) kind: PageKind,
+    pub(crate) preallocate: u64,
+    pub(crate) watermark_interval: Duration,
+    pub(crate) poison: Poison,
+    pub(crate) fence: RecoveryFence,
+    pub(crate) tail: Mutex<Tail>,
+    pub(crate) meta: Mutex<Meta>,
+    pub(crate) visible: Mutex<Visible>,
+    /// Signalled whenever `visible` changes, and when the log is poisoned.
+    pub(crate) changed: Condvar,
+}
+
+/// Where the next frame goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Tail {
+    /// `None` until the first append begins a generation.
+    pub(crate) header: Option<WalHeader>,
+    /// The salts of what is in the file, whether it still counts or not.
+    pub(crate) salts_on_file: Salts,
+    /// Frames in the file that count, or that no longer count but are all in the database.
+    pub(crate) frames_on_file: u32,
+    pub(crate) checkpoint_seq: u32,
+    /// Frames of this generation, appended.
+    pub(crate) frames: u32,
+    pub(crate) checksum: Checksum,
+    pub(crate) db_pages: u32,
+    /// Bytes of the file that are allocated and written.
+    pub(crate) allocated: u64,
+    /// The last append, until the next one: it may have to be discarded.
+    pub(crate) last: Option<LastAppend>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastAppend {
+    pub(crate) first: u32,
+    pub(crate) last: u32,
+    pub(crate) failed: bool,
+    /// The tail before it.
+    pub(crate) frames: u32,
+    pub(crate) checksum: Checksum,
+    pub(crate) db_pages: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Meta {
+    pub(crate) companion: Companion,
+    pub(crate) synced_at: Instant,
+    pub(crate) dirty: bool,
+}
+
+/// What readers see.
+#[derive(Debug)]
+pub(crate) struct Visible {
+    pub(crate) generation: u64,
+    pub(crate) header: Option<WalHeader>,
+    pub(crate) index: Arc<FrameIndex>,
+    pub(crate) frames: u32,
+    pub(crate) commit_seq: CommitSeq,
+    pub(crate) db_pages: u32,
+    pub(crate) backfilled: u32,
+    /// Live snapshots by commit number: the frame each sees, and how many there are. All are of the current
+    /// generation, since a reset waits for them.
+    pub(crate) readers: BTreeMap<CommitSeq, (u32, usize)>,
+    /// A reset waits for the readers to leave: nobody begins meanwhile.
+    pub(crate) gate: bool,
+}
+
+impl Log {
+    /// The append half; make one only.
+    pub fn writer(&self) -> LogWriter {
+        LogWriter::new(Arc::clone(&self.shared))
+    }
+
+    /// How the log stands now.
+    pub fn status(&self) -> LogStatus {
+        let visible = self.shared.visible.lock();
+        LogStatus {
+            generation: visible.generation,
+            frames: visible.frames,
+            backfilled: visible.backfilled,
+            commit_seq: visible.commit_seq,
+            db_pages: visible.db_pages,
+            readers: visible.readers.values().map(|(_, count)| count).sum(),
+        }
+    }
+
+    /// The oldest commit that a live snapshot, or one that begins now, can see.
+    pub fn oldest_snapshot(&self) -> CommitSeq {
+        let visible = self.shared.visible.lock();
+        visible
+            .readers
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(visible.commit_seq)
+    }
+
+    /// The latch that a failed sync sets.
+    pub fn poison(&self) -> &Poison {
+        &self.shared.poison
+    }
+
+    /// Whether the commit that a token names is in the log. `None` once the log has gone on to another
+    /// generation: then it can no longer be told.
+    pub fn outcome(&self, token: OutcomeToken) -> Option<bool> {
+        let visible = self.shared.visible.lock();
+        visible.header.filter(|header| header.salts == token.salts)?;
+        let frame = walmend_types::FrameNumber(token.frame);
+        let stored = visible
+            .index
+            .checksum(frame)
+            .filter(|_| token.frame <= visible.frames);
+        Some(stored == Some(token.checksum))
+    }
+
+    /// Syncs the companion, so that the watermark is exact, and gives up the owner record. The log can still
+    /// be used afterwards; dropping it without this call costs only protection.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn close(&self) -> Result<()> {
+        let mut meta = self.shared.meta.lock();
+        meta.companion.write_owner(crate::companion::Owner::default())?;
+        self.shared.sync_meta(&mut meta)
+    }
+}
+
+impl Shared {
+    /// The one place where the log is synced.
+    pub(crate) fn sync_wal(&self, mode: SyncMode) -> Result<()> {
+        self.poisoning(self.wal.sync(mode))
+    }
+
+    /// The one place where the companion is synced.
+    pub(crate) fn sync_meta(&self, meta: &mut Meta) -> Result<()> {
+        self.poisoning(meta.companion.sync())?;
+        meta.synced_at = Instant::now();
+        meta.dirty = false;
+        Ok(())
+    }
+
+    /// Latches a failure that leaves durability in doubt.
+    pub(crate) fn poisoning<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && self.poison.set(error.clone())
+        {
+            tracing::error!(target: "walmend::wal::log", %error, "writing ends: only reopening starts afresh");
+            // Whoever waits for a publication waits in vain now. Taking the lock orders this after their check.
+            drop(self.visible.lock());
+            self.changed.notify_all();
+        }
+        result
+    }
+}

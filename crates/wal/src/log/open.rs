@@ -1,0 +1,254 @@
+//! Opening a log: recover, then put the companion in order, then admit readers and writers.
+
+use super::reset::{LARGEST_BATCH, SEQ_BLOCK};
+use super::{Log, LogConfig, Meta, Shared, Tail, Visible};
+use crate::checksum::Checksum;
+use crate::companion::{Companion, Generation, Owner, TAIL_PAGES, Watermark};
+use crate::digest::PageDigest;
+use crate::fence::RecoveryFence;
+use crate::format::{FRAME_HEADER_SIZE, frame_offset};
+use crate::index::FrameIndex;
+use crate::recovery::{Decision, Findings, Origin, RecoveryPlan, RecoveryReport, apply};
+use crate::scan::Scan;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use walmend_sync::{Condvar, Mutex};
+use walmend_types::{CommitSeq, Error, FrameNumber, PageNumber, Result, Salts};
+use walmend_vfs::{OpenFlags, Vfs, VfsFile};
+
+impl Log {
+    /// Recovers the log of a database and opens it, creating what is missing. The caller holds the exclusive
+    /// lock of the database ([`lock_exclusive`](crate::lock_exclusive)).
+    ///
+    /// # Errors
+    /// [`Error::WalCorrupt`] or [`Error::WalAmbiguous`] where damage is refused; then nothing was changed.
+    /// [`Error::BusyRecovery`], [`Error::UnsupportedVersion`], [`Error::NotADatabase`], I/O errors.
+    pub fn open(vfs: Arc<dyn Vfs>, config: LogConfig) -> Result<(Self, RecoveryReport)> {
+        let fence = match &config.fence {
+            Some(fence) => fence.clone(),
+            None => RecoveryFence::for_path(&vfs.canonical(&config.files.db)?),
+        };
+        let guard = fence.acquire(RecoveryFence::DEFAULT_BUDGET)?;
+        let synced = config.synced_every_commit;
+        let findings = Findings::gather(&*vfs, &config.files, &*config.db, config.page_size, synced, false)?;
+        let plan = RecoveryPlan::make(findings, config.on_damage)?;
+        plan.admit()?;
+        check_page_size(&config, &plan)?;
+
+        let wal = vfs.open(&config.files.wal, OpenFlags::CREATE)?;
+        let report = apply(&*vfs, &*wal, &plan)?;
+        let mut companion = Companion::open(&*vfs, &config.files.meta)?;
+        let started = record(&config, &plan, &*wal, &mut companion)?;
+        companion.write_owner(Owner {
+            pid: std::process::id(),
+            boot_id: vfs.boot_id(),
+            since: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        })?;
+        companion.sync()?;
+
+        let scan = plan.findings.scan.as_ref();
+        let kept = scan.filter(|_| plan.keep_log);
+        let header = kept.and_then(|scan| scan.header.ok());
+        let frames = plan.committed_frames();
+        let db_pages = started.db_pages;
+        let checksum = kept.map_or_else(Checksum::default, |scan| scan.checksum);
+        let tail = Tail {
+            header,
+            salts_on_file: started.salts_on_file,
+            frames_on_file: started.frames_on_file,
+            checkpoint_seq: header.map_or(0, |header| header.checkpoint_seq.wrapping_add(1)),
+            frames,
+            checksum,
+            db_pages,
+            allocated: wal.len()?,
+            last: None,
+        };
+        let visible = Visible {
+            generation: 1,
+            header,
+            index: Arc::new(index_of(kept, frames)?),
+            frames,
+            commit_seq: CommitSeq(started.commit_seq),
+            db_pages,
+            backfilled: 0,
+            readers: BTreeMap::new(),
+            gate: false,
+        };
+        let shared = Shared {
+            vfs,
+            files: config.files,
+            wal,
+            db: config.db,
+            page_size: config.page_size,
+            kind: config.kind,
+            preallocate: config.preallocate,
+            watermark_interval: config.watermark_interval,
+            poison: config.poison,
+            fence,
+            tail: Mutex::new(tail),
+            meta: Mutex::new(Meta {
+                companion,
+                synced_at: Instant::now(),
+                dirty: false,
+            }),
+            visible: Mutex::new(visible),
+            changed: Condvar::new(),
+        };
+        drop(guard);
+        Ok((
+            Self {
+                shared: Arc::new(shared),
+            },
+            report,
+        ))
+    }
+}
+
+fn check_page_size(config: &LogConfig, plan: &RecoveryPlan) -> Result<()> {
+    match plan.findings.scan.as_ref().and_then(|scan| scan.header.ok()) {
+        Some(header) if plan.keep_log && header.page_size != config.page_size => Err(Error::NotADatabase {
+            path: config.files.wal.clone(),
+            detail: format!(
+                "the log has pages of {} bytes, the database pages of {}",
+                header.page_size, config.page_size
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+struct Started {
+    commit_seq: u64,
+    db_pages: u32,
+    salts_on_file: Salts,
+    frames_on_file: u32,
+}
+
+/// Writes what is now known to the companion. The caller syncs it.
+fn record(
+    config: &LogConfig,
+    plan: &RecoveryPlan,
+    wal: &dyn VfsFile,
+    companion: &mut Companion,
+) -> Result<Started> {
+    let scan = plan.findings.scan.as_ref();
+    let kept = scan.filter(|_| plan.keep_log);
+    let committed = plan.committed_frames();
+    let known = companion.state().generation;
+    let commit_seq = last_commit_seq(plan, companion);
+    let db_pages = kept
+        .filter(|_| committed > 0)
+        .map_or(config.db_pages, |scan| scan.db_pages);
+    let salts_on_file = scan.and_then(crate::recovery::log_salts).unwrap_or_default();
+    let reserved = known.map_or(0, |record| record.reserved_seq);
+    let mut generation = Generation {
+        salts: Salts::default(),
+        // Whatever the file holds does not count any more.
+        previous: salts_on_file,
+        previous_frames: u32::MAX,
+        kind: config.kind,
+        page_size: config.page_size.get(),
+        checkpoint_seq: 0,
+        largest_batch: LARGEST_BATCH,
+        reserved_seq: reserved.max(commit_seq + SEQ_BLOCK),
+    };
+    let mut watermark = Watermark {
+        commit_seq,
+        db_pages,
+        ..Watermark::default()
+    };
+    if let Some((scan, header)) = kept.and_then(|scan| Some((scan, scan.header.ok()?))) {
+        let promised = known
+            .filter(|record| record.salts == header.salts)
+            .map_or(0, |record| record.largest_batch);
+        generation.salts = header.salts;
+        generation.previous = Salts::default();
+        generation.previous_frames = 0;
+        generation.checkpoint_seq = header.checkpoint_seq;
+        generation.largest_batch = promised.max(LARGEST_BATCH);
+        watermark.salts = header.salts;
+        watermark.frame = committed;
+        watermark.checksum = scan.checksum;
+        watermark.tail = newest_pages(wal, scan, committed)?;
+    }
+    companion.write_generation(generation)?;
+    companion.write_watermark(watermark)?;
+    let frames_on_file = if kept.is_some() { committed } else { u32::MAX };
+    Ok(Started {
+        commit_seq,
+        db_pages,
+        salts_on_file,
+        frames_on_file,
+    })
+}
+
+/// The number of the last commit. Where the log proves it, exactly that; where acknowledged commits may have
+/// been given up, the end of the block of numbers that was reserved for them, so that no number comes twice.
+fn last_commit_seq(plan: &RecoveryPlan, companion: &Companion) -> u64 {
+    let state = companion.state();
+    let reserved = state.generation.map_or(0, |record| record.reserved_seq);
+    let marked = state.watermark.as_ref().map_or(0, |mark| mark.commit_seq);
+    let scan = plan.findings.scan.as_ref();
+    let commits = |after: u32| -> u64 {
+        scan.map_or(0, |scan| {
+            let frames = scan
+                .slots
+                .iter()
+                .take(scan.committed_frames as usize)
+                .skip(after as usize);
+            frames.filter(|slot| slot.header.db_pages != 0).count() as u64
+        })
+    };
+    if matches!(plan.decision, Decision::Salvaged | Decision::Truncated) {
+        return reserved.max(marked + commits(0));
+    }
+    match plan.findings.origin {
+        Origin::NoRecord => marked + commits(0),
+        Origin::ResetPending => marked,
+        Origin::Known => {
+            let salts = scan.and_then(crate::recovery::log_salts).unwrap_or_default();
+            match state.watermark_of(salts) {
+                Some(mark) => mark.commit_seq + commits(mark.frame),
+                None => reserved.max(marked),
+            }
+        }
+        Origin::Replaced(_) => reserved.max(marked + commits(0)),
+    }
+}
+
+/// The newest pages of the log, for the watermark.
+fn newest_pages(wal: &dyn VfsFile, scan: &Scan, committed: u32) -> Result<Vec<(u32, PageDigest)>> {
+    let mut newest: Vec<(u32, PageDigest)> = Vec::with_capacity(TAIL_PAGES);
+    let mut page = vec![0; scan.page_size.as_usize()];
+    for frame in (1..=committed).rev() {
+        let Some(slot) = scan.slot(frame) else { break };
+        if newest.len() == TAIL_PAGES {
+            break;
+        }
+        if newest.iter().any(|(known, _)| *known == slot.header.page) {
+            continue;
+        }
+        wal.read_exact_at(
+            &mut page,
+            frame_offset(frame, scan.page_size) + FRAME_HEADER_SIZE as u64,
+        )?;
+        newest.push((slot.header.page, PageDigest::of(&page)));
+    }
+    Ok(newest)
+}
+
+fn index_of(scan: Option<&Scan>, frames: u32) -> Result<FrameIndex> {
+    let index = FrameIndex::new();
+    let slots = scan.into_iter().flat_map(|scan| &scan.slots);
+    for (frame, slot) in (1..=frames).zip(slots) {
+        index.insert(
+            FrameNumber(frame),
+            PageNumber::new(slot.header.page)?,
+            slot.header.checksum.pair(),
+        )?;
+    }
+    Ok(index)
+}

@@ -1,0 +1,90 @@
+//! The sync half: durable, recorded, visible.
+
+use super::Shared;
+use crate::checksum::Checksum;
+use crate::companion::Watermark;
+use crate::digest::PageDigest;
+use std::sync::Arc;
+use walmend_types::{CommitSeq, FrameNumber, PageImage, PageNumber, Result, Salts, SyncMode, WalBatchSync};
+
+/// What connects an append with its sync and its publication.
+#[derive(Debug)]
+pub struct LogMark {
+    pub(super) salts: Salts,
+    pub(super) first: u32,
+    pub(super) entries: Vec<(PageNumber, (u32, u32))>,
+    pub(super) checksum: Checksum,
+    pub(super) commit_seq: CommitSeq,
+    pub(super) db_pages: u32,
+    /// The newest image of the last few pages, for the watermark.
+    pub(super) newest: Vec<PageImage>,
+}
+
+impl LogMark {
+    fn last(&self) -> u32 {
+        self.first - 1 + u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The sync half of a log. All clones are one.
+#[derive(Debug, Clone)]
+pub struct LogSync {
+    shared: Arc<Shared>,
+}
+
+impl LogSync {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn record(&self, mark: &LogMark) -> Result<()> {
+        let watermark = Watermark {
+            salts: mark.salts,
+            frame: mark.last(),
+            checksum: mark.checksum,
+            commit_seq: mark.commit_seq.0,
+            db_pages: mark.db_pages,
+            tail: mark
+                .newest
+                .iter()
+                .map(|image| (image.page.get(), PageDigest::of(&image.data)))
+                .collect(),
+        };
+        let mut meta = self.shared.meta.lock();
+        meta.companion.write_watermark(watermark)?;
+        meta.dirty = true;
+        if meta.synced_at.elapsed() >= self.shared.watermark_interval {
+            self.shared.sync_meta(&mut meta)?;
+        }
+        Ok(())
+    }
+}
+
+impl WalBatchSync<LogMark> for LogSync {
+    fn sync(&self, mark: &LogMark) -> Result<()> {
+        self.shared.poison.check()?;
+        self.shared.sync_wal(SyncMode::Data)?;
+        // Without its watermark a durable batch could later be taken for a torn tail: no acknowledgement.
+        self.shared.poisoning(self.record(mark))
+    }
+
+    fn publish(&self, mark: LogMark) {
+        // The index cannot be replaced meanwhile: a reset waits until everything appended is published.
+        let index = Arc::clone(&self.shared.visible.lock().index);
+        for (frame, (page, checksum)) in (mark.first..).zip(&mark.entries) {
+            if self
+                .shared
+                .poisoning(index.insert(FrameNumber(frame), *page, *checksum))
+                .is_err()
+            {
+                return;
+            }
+        }
+        let mut visible = self.shared.visible.lock();
+        visible.frames = mark.last();
+        visible.commit_seq = mark.commit_seq;
+        visible.db_pages = mark.db_pages;
+        drop(visible);
+        self.shared.changed.notify_all();
+    }
+}
