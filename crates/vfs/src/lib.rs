@@ -2,8 +2,8 @@
 //!
 //! [`Vfs`] opens files by path, [`VfsFile`] is one open file: positional and gathered I/O, two kinds of sync
 //! kept apart, locks that SQLite respects, and a way to read past the page cache. [`UnixVfs`] is the real
-//! one; [`MemoryVfs`] keeps everything in memory, for tests; with the feature `sim`, `SimVfs` is a disk with
-//! a volatile cache that can lose power, fail a sync, or run full.
+//! one; [`MemoryVfs`] keeps everything in memory, for tests; with the feature `sim`, `sim::SimVfs` is a disk
+//! with a volatile cache that can lose power, fail a sync, or run full.
 //!
 //! ```
 //! use std::path::Path;
@@ -23,6 +23,8 @@ mod checks;
 mod locks;
 mod memory;
 mod names;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod unix;
 
 pub use api::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, Vfs, VfsFile};

@@ -29,6 +29,12 @@ impl Random {
         Self(Mutex::new(seed))
     }
 
+    /// Another generator that goes on from here as this one does.
+    #[cfg(feature = "sim")]
+    pub(crate) fn fork(&self) -> Self {
+        Self::new(*self.0.lock())
+    }
+
     pub(crate) fn next(&self) -> u64 {
         let mut state = self.0.lock();
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::path::Path;
+use walmend_vfs::sim::SimVfs;
 
 use walmend_vfs::{
     ErrorKind, LockHolder, LockKind, LockRange, MemoryVfs, OpenFlags, ReadSource, SyncMode, UnixVfs, Vfs,
@@ -12,6 +13,7 @@ fn on_each(test: impl Fn(&dyn Vfs, &Path)) {
     let folder = tempfile::tempdir().unwrap();
     test(&UnixVfs::new(), folder.path());
     test(&MemoryVfs::new(), Path::new("/folder"));
+    test(&SimVfs::new(1), Path::new("/folder"));
 }
 
 fn kind<T>(result: walmend_vfs::Result<T>) -> ErrorKind {

@@ -1,0 +1,342 @@
+//! A disk that loses power, fails syncs and runs full, exactly when a test wants it to.
+//!
+//! The rules of the simulation:
+//!
+//! 1. **Cache and disk.** Each file has its *cached* content, which [`read_at`](crate::VfsFile::read_at) sees,
+//!    and its *durable* content, which a crash leaves. Between them lie the *pending* changes, in order.
+//! 2. **Sectors.** A write becomes one pending change per sector that it touches. A change holds the whole
+//!    sector as it was cached right after that write, up to the end of the file: sectors are written whole,
+//!    and a sector on disk is always one of the versions that the cache once had. Sectors of one write, and
+//!    of different writes, reach the disk independently and in any order. They are never torn.
+//! 3. **Length.** A file is as long as its last durable change made it. [`truncate`](crate::VfsFile::truncate)
+//!    is a pending change of its own, which survives a crash or does not. A sector that survives behind the
+//!    durable end extends the file; what lies between reads as zeros.
+//! 4. **Names.** Creating, removing and renaming a file is durable when the call returns, because the calls of
+//!    [`Vfs`] sync the directory. The content behind a name is not: it needs a sync of the file.
+//! 5. **Sync.** A sync makes all pending changes of that file durable, with one exception that POSIX allows:
+//!    after [`SyncMode::Data`] the loss of length is still pending, so a crash can bring the tail of a
+//!    truncated file back.
+//! 6. **Failed sync.** A chosen part of the pending changes becomes durable. *All* of them count as clean
+//!    afterwards: the cache still shows them, no later sync writes them, and the next sync succeeds. Only
+//!    writing a sector again makes it pending again, with all that the cache holds of it.
+//! 7. **Device reads.** [`read_from_device`](crate::VfsFile::read_from_device) answers what direct I/O does,
+//!    which writes the dirty pages of the range back before it reads: the durable content with all pending
+//!    changes in it. It makes nothing durable, since the device has a cache too. After a failed sync it shows
+//!    what the disk really holds, and `read_at` does not.
+//! 8. **Crash** ([`SimVfs::crash`]): the durable content and a chosen part of the pending changes remain. Open
+//!    files and the old [`SimVfs`] answer errors from then on, locks are gone.
+//! 9. **Kill** ([`SimVfs::kill`]): the cache survives with everything pending in it. Open files and the old
+//!    [`SimVfs`] answer errors from then on, locks are gone.
+//! 10. **Operations** are: creating, writing (a preallocation is one write), truncating, syncing, removing,
+//!     renaming. They are counted and logged; calls that change nothing, such as writing no bytes, are not.
+//! 11. **Removed files** live on in their open handles and are gone after a crash or a kill.
+//!
+//! The fault budget: each of these happens only when armed, and once per arming. A sync fails
+//! ([`SimVfs::fail_sync_at`]); a write lands in part and fails ([`SimVfs::fail_write_at`]); a read fails
+//! ([`SimVfs::fail_read_at`]); the power goes at an operation ([`SimVfs::crash_at_op`]); the disk is full from
+//! some byte on ([`SimVfs::enospc_after`]); a bit flips ([`SimVfs::flip_bit`]). Crash and kill disarm them all.
+//!
+//! Not simulated: torn sectors, syncs that lie, lost and misdirected writes, time.
+//!
+//! Everything is repeatable: the same calls with the same seeds give the same bytes.
+//!
+//! ```
+//! use std::path::Path;
+//! use walmend_vfs::sim::{CrashKeep, SimVfs};
+//! use walmend_vfs::{OpenFlags, SyncMode, Vfs};
+//!
+//! let vfs = SimVfs::new(1);
+//! let path = Path::new("/a.db");
+//! let file = vfs.open(path, OpenFlags::CREATE)?;
+//! file.write_at(b"synced", 0)?;
+//! file.sync(SyncMode::Data)?;
+//! file.write_at(b"......", 0)?;
+//!
+//! let vfs = vfs.crash(CrashKeep::None);
+//! assert_eq!(vfs.dump(path).unwrap(), b"synced");
+//! assert!(file.len().is_err()); // the old process is gone
+//! # Ok::<(), walmend_vfs::Error>(())
+//! ```
+
+mod disk;
+mod fault;
+mod file;
+
+pub use fault::{CrashKeep, Nth, PendingChange, PendingKind, SectorSize, SimOp, SimOpKind};
+
+use crate::names::{Random, normal};
+use crate::{FileInfo, OpenFlags, Vfs, VfsFile, checks};
+use disk::Disk;
+use fault::Effect;
+use file::SimFile;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use walmend_sync::Mutex;
+use walmend_types::{Error, Result};
+
+/// A simulated file system; see the [module](self) for its rules.
+///
+/// Clones share the disk. Paths are resolved from their text alone, as in [`MemoryVfs`](crate::MemoryVfs).
+/// The methods that look at the disk or arm a fault work whatever has happened to it; the methods of [`Vfs`]
+/// fail once the power is gone or this value is from before a crash.
+#[derive(Clone)]
+pub struct SimVfs {
+    shared: Arc<Shared>,
+    /// The incarnation of the machine that this value belongs to.
+    epoch: u64,
+}
+
+struct Shared {
+    disk: Mutex<Disk>,
+    random: Random,
+}
+
+impl SimVfs {
+    /// An empty disk with sectors of 512 bytes. [`random`](Vfs::random) answers from the seed.
+    pub fn new(seed: u64) -> Self {
+        Self::with_sectors(seed, SectorSize::Bytes512)
+    }
+
+    /// An empty disk.
+    pub fn with_sectors(seed: u64, sectors: SectorSize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                disk: Mutex::new(Disk::new(sectors)),
+                random: Random::new(seed),
+            }),
+            epoch: 0,
+        }
+    }
+
+    /// A copy of the disk as it is: cached, durable and pending content, but no open files, no armed faults
+    /// and an empty log. So one run can be crashed in many ways: `vfs.fork().crash(...)`.
+    pub fn fork(&self) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                disk: Mutex::new(self.shared.disk.lock().fork()),
+                random: self.shared.random.fork(),
+            }),
+            epoch: 0,
+        }
+    }
+
+    /// The power goes and comes back. Answers the machine after that (rule 8).
+    pub fn crash(&self, keep: CrashKeep) -> Self {
+        self.restarted(self.shared.disk.lock().crash(&keep))
+    }
+
+    /// The process is killed, the machine runs on. Answers what the next process sees (rule 9).
+    pub fn kill(&self) -> Self {
+        self.restarted(self.shared.disk.lock().kill())
+    }
+
+    fn restarted(&self, epoch: u64) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            epoch,
+        }
+    }
+
+    /// The power goes at the `n`th operation from now on (from 1), before it takes effect: it and every call
+    /// after it fail, until [`crash`](Self::crash) (or [`kill`](Self::kill), for a process that stops there).
+    pub fn crash_at_op(&self, n: u64) {
+        self.shared.disk.lock().faults.power_goes_at = Some(n);
+    }
+
+    /// A sync fails with `EIO`. The part of its file's pending changes that `keep` names becomes durable, and
+    /// all of them count as clean (rule 6).
+    pub fn fail_sync_at(&self, which: Nth, keep: CrashKeep) {
+        self.arm(which, Effect::Sync { keep });
+    }
+
+    /// A write fails after its first `landed` bytes. With [`StorageFull`](io::ErrorKind::StorageFull) it fails as
+    /// on a full disk, that is with [`Error::Full`].
+    pub fn fail_write_at(&self, which: Nth, landed: u64, error: io::ErrorKind) {
+        self.arm(which, Effect::Write { landed, error });
+    }
+
+    /// A read, of either kind, fails with `EIO`.
+    pub fn fail_read_at(&self, which: Nth) {
+        self.arm(which, Effect::Read);
+    }
+
+    fn arm(&self, which: Nth, effect: Effect) {
+        self.shared.disk.lock().faults.arm(which, effect);
+    }
+
+    /// All files together can grow by this many bytes; the write that needs more lands up to there and fails
+    /// with [`Error::Full`]. Shrinking and removing files gives room back.
+    pub fn enospc_after(&self, bytes: u64) {
+        let mut disk = self.shared.disk.lock();
+        disk.faults.capacity = Some(disk.used().saturating_add(bytes));
+    }
+
+    /// Disarms everything that has not happened yet, and makes a full disk spacious again.
+    pub fn disarm(&self) {
+        self.shared.disk.lock().faults = fault::Faults::default();
+    }
+
+    /// How many operations there have been, over all incarnations.
+    pub fn ops(&self) -> u64 {
+        self.shared.disk.lock().log.len() as u64
+    }
+
+    /// How many of the operations were syncs.
+    pub fn syncs(&self) -> u64 {
+        self.count(|kind| matches!(kind, SimOpKind::Sync(_)))
+    }
+
+    /// How many of the operations were writes.
+    pub fn writes(&self) -> u64 {
+        self.count(|kind| *kind == SimOpKind::Write)
+    }
+
+    fn count(&self, counts: impl Fn(&SimOpKind) -> bool) -> u64 {
+        let disk = self.shared.disk.lock();
+        disk.log.iter().filter(|op| counts(&op.kind)).count() as u64
+    }
+
+    /// All operations so far, in order.
+    pub fn log(&self) -> Vec<SimOp> {
+        self.shared.disk.lock().log.clone()
+    }
+
+    /// The pending changes of all files, in order: what the bits of [`CrashKeep::Subset`] stand for in a crash.
+    pub fn pending(&self) -> Vec<PendingChange> {
+        self.shared.disk.lock().pending()
+    }
+
+    /// The names of all files.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.shared.disk.lock().names.keys().cloned().collect()
+    }
+
+    /// The cached content of a file.
+    pub fn dump(&self, path: &Path) -> Option<Vec<u8>> {
+        let disk = self.shared.disk.lock();
+        disk.named(path).map(|inode| inode.cache.clone())
+    }
+
+    /// The durable content of a file: what [`CrashKeep::None`] leaves.
+    pub fn dump_durable(&self, path: &Path) -> Option<Vec<u8>> {
+        let disk = self.shared.disk.lock();
+        disk.named(path).map(|inode| inode.durable.clone())
+    }
+
+    /// Makes `bytes` the durable and cached content of a file, which is created where missing.
+    pub fn put(&self, path: &Path, bytes: &[u8]) {
+        self.shared.disk.lock().put(path, bytes);
+    }
+
+    /// Flips bit `bit % 8` of the byte at `offset` wherever the file has it: on disk, cached and pending.
+    /// Answers whether there is such a byte.
+    pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> bool {
+        let mut disk = self.shared.disk.lock();
+        disk.named_mut(path)
+            .is_some_and(|inode| inode.flip_bit(offset, bit))
+    }
+}
+
+impl fmt::Debug for SimVfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disk = self.shared.disk.lock();
+        f.debug_struct("SimVfs")
+            .field("epoch", &self.epoch)
+            .field("files", &disk.names.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+fn missing(path: &Path) -> Error {
+    Error::NotFound {
+        path: path.to_path_buf(),
+    }
+}
+
+impl Vfs for SimVfs {
+    fn open(&self, path: &Path, flags: OpenFlags) -> Result<Arc<dyn VfsFile>> {
+        checks::open_flags(path, flags)?;
+        let name = normal(path);
+        let mut disk = self.shared.disk.lock();
+        disk.alive(self.epoch, "open", path)?;
+        let number = match disk.names.get(&name) {
+            Some(_) if flags.exclusive => {
+                let exists = io::Error::from(io::ErrorKind::AlreadyExists);
+                return Err(Error::io("create", path, None, exists));
+            }
+            Some(&number) => number,
+            None if flags.create => {
+                disk.operation(self.epoch, SimOp::new(SimOpKind::Create, &name, 0, 0))?;
+                disk.create(name.clone())
+            }
+            None => return Err(missing(path)),
+        };
+        let owner = disk.next_number();
+        disk.inode(number).handles += 1;
+        Ok(Arc::new(SimFile {
+            shared: Arc::clone(&self.shared),
+            epoch: self.epoch,
+            path: path.to_path_buf(),
+            name,
+            flags,
+            owner,
+            number,
+        }))
+    }
+
+    fn info(&self, path: &Path) -> Result<Option<FileInfo>> {
+        let disk = self.shared.disk.lock();
+        disk.alive(self.epoch, "inspect", path)?;
+        Ok(disk.named(path).map(|inode| FileInfo {
+            len: inode.cache.len() as u64,
+            inode: inode.number,
+            regular: true,
+            modified: None,
+        }))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        let name = normal(path);
+        let mut disk = self.shared.disk.lock();
+        disk.alive(self.epoch, "remove", path)?;
+        if disk.names.contains_key(&name) {
+            disk.operation(self.epoch, SimOp::new(SimOpKind::Remove, &name, 0, 0))?;
+            disk.unlink(&name);
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let (name, to) = (normal(from), normal(to));
+        let mut disk = self.shared.disk.lock();
+        disk.alive(self.epoch, "rename", from)?;
+        if !disk.names.contains_key(&name) {
+            return Err(missing(from));
+        }
+        let kind = SimOpKind::Rename { to: to.clone() };
+        disk.operation(self.epoch, SimOp::new(kind, &name, 0, 0))?;
+        disk.rename(&name, to);
+        Ok(())
+    }
+
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        let disk = self.shared.disk.lock();
+        disk.alive(self.epoch, "resolve", path)?;
+        let name = normal(path);
+        if disk.names.contains_key(&name) {
+            return Ok(name);
+        }
+        Err(missing(path))
+    }
+
+    fn random(&self) -> u64 {
+        self.shared.random.next()
+    }
+
+    /// Changes with every crash, and stays over a kill.
+    fn boot_id(&self) -> String {
+        format!("simulated-boot-{}", self.shared.disk.lock().boot)
+    }
+}
