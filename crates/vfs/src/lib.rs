@@ -31,3 +31,8 @@ pub use api::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, 
 pub use memory::MemoryVfs;
 pub use unix::UnixVfs;
 pub use walmend_types::{Error, ErrorKind, Result, SyncMode};
+
+/// Runs the README's example as a test.
+#[cfg(all(doctest, feature = "sim"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

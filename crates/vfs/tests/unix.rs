@@ -6,7 +6,9 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use walmend_vfs::{ErrorKind, LockHolder, LockKind, LockRange, OpenFlags, SyncMode, UnixVfs, Vfs};
+use walmend_vfs::{
+    ErrorKind, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, SyncMode, UnixVfs, Vfs,
+};
 
 /// Names the file to lock, in a child of a test.
 const CHILD: &str = "WALMEND_VFS_TEST_LOCK";
@@ -180,4 +182,15 @@ fn locks_keep_an_sqlite_style_lock_of_the_same_process_out() {
     assert!(fcntl(&sqlite, FcntlArg::F_SETLK(&lock)).is_err());
     drop(file);
     assert!(fcntl(&sqlite, FcntlArg::F_SETLK(&lock)).is_ok());
+}
+
+#[test]
+fn where_the_device_cannot_be_read_the_answer_says_cache() {
+    // Files in /proc have no device.
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let file = UnixVfs::new().open(path, OpenFlags::READ).unwrap();
+    let mut id = [0; 36];
+    let read = file.read_from_device(&mut id, 0).unwrap();
+    assert_eq!((read.bytes, read.source), (36, ReadSource::Cache));
+    assert_eq!(UnixVfs::new().boot_id().as_bytes(), id);
 }

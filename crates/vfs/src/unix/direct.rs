@@ -123,3 +123,29 @@ fn copy_out(memory: &[Block], got: usize, position: u64, buf: &mut [u8], offset:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, fcntl};
+
+    #[test]
+    fn the_second_descriptor_passes_the_cache_or_there_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        std::fs::write(&path, [7; 5000]).unwrap();
+        let file = File::open(&path).unwrap();
+        let direct = Direct::default();
+        let mut buf = [0; 100];
+        match direct.read(&file, &mut buf, 4950) {
+            Ok(read) => {
+                assert_eq!((read, buf[..50] == [7; 50]), (50, true));
+                let second = direct.descriptor(&file).unwrap();
+                let flags = fcntl(second, FcntlArg::F_GETFL).unwrap();
+                assert!(OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT));
+            }
+            // The file system of the temporary folder decides.
+            Err(refused) => assert!(matches!(refused, Refused::Unsupported)),
+        }
+    }
+}
