@@ -5,7 +5,7 @@ use crate::receiver::{CancelWatch, Receiver, RecvError};
 use crate::report::{Drained, LoopEnd, LoopReport};
 use crate::ticket::Sent;
 use std::time::Instant;
-use walmend_types::{Cx, Error, WalBatchWriter, WriteSetValidator};
+use walmend_types::{Cx, WalBatchWriter, WriteSetValidator};
 
 /// What ends a wait for requests besides time.
 struct Watched<'a> {
@@ -129,7 +129,7 @@ where
     walmend_sync::thread::Builder::new()
         .name(NAME.into())
         .spawn(move || coordinator.run_loop(&mut receiver, &cx))
-        .map_err(|source| Error::Io {
+        .map_err(|source| walmend_types::Error::Io {
             op: "start thread",
             path: NAME.into(),
             offset: None,
