@@ -1,1 +1,51 @@
-//! walmend
+//! An embeddable page store whose commits survive.
+//!
+//! A [`Store`] is a database file and its write-ahead log, in the WAL format of SQLite. Many threads begin a
+//! [`Txn`], read and write whole pages, and commit; one sync makes all commits durable that came in
+//! meanwhile. After a crash, opening recovers every acknowledged commit, and says in the [`OpenReport`] what
+//! it found. A checkpoint brings the log into the database file and reads back what it wrote.
+//!
+//! ```
+//! use walmend::{Options, PageNumber, Store};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("a.db");
+//! let (store, report) = Store::open(&path, Options::new())?;
+//! assert!(report.created);
+//!
+//! let page = PageNumber::new(1)?;
+//! let mut txn = store.begin()?;
+//! txn.write(page, vec![7; 4096])?;
+//! txn.commit().into_result()?; // durable now
+//!
+//! assert_eq!(store.snapshot()?.read(page)?[0], 7);
+//! store.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it is not
+//!
+//! It knows pages, not keys or rows. Transactions conflict by the pages that they *write*: that is snapshot
+//! isolation, which permits write skew. While a store is open it holds the database for itself: a real
+//! sqlite3 gets `SQLITE_BUSY`.
+
+mod identify;
+mod initial;
+mod options;
+mod snapshot;
+mod store;
+mod txn;
+
+pub use identify::{Identity, identify};
+pub use options::{Options, Pages};
+pub use snapshot::Snapshot;
+pub use store::{OpenReport, Stats, Store};
+pub use txn::{CommitFuture, Txn};
+
+pub use walmend_commit::Ticket;
+pub use walmend_types::{
+    CommitOutcome, CommitSeq, Conflict, Error, ErrorKind, OutcomeToken, PageNumber, PageSize, Result, TxnId,
+};
+pub use walmend_wal::{
+    CheckpointMode, CheckpointReport, Decision, LogFate, OnDamage, RecoveryReport, Whereabouts,
+};

@@ -1,0 +1,42 @@
+//! The first page of a new database file. It is synced before the first frame of the log: sqlite3 deletes
+//! the log of an empty file.
+
+use crate::identify::{MARKER_MAGIC, SQLITE_MAGIC};
+use crate::options::Pages;
+use walmend_types::PageSize;
+
+/// What a new database file starts with: one page.
+pub(crate) fn first_page(pages: Pages, page_size: PageSize) -> Vec<u8> {
+    match pages {
+        Pages::Raw => marker(page_size),
+        Pages::Sqlite => empty_sqlite(page_size),
+    }
+}
+
+/// The marker page of a Raw database, until the engine writes a page 1 of its own.
+fn marker(page_size: PageSize) -> Vec<u8> {
+    const TEXT: &[u8] = b"A walmend database with raw pages. It is not an SQLite database.\n";
+    let mut page = vec![0; page_size.as_usize()];
+    page[..16].copy_from_slice(MARKER_MAGIC);
+    page[16..20].copy_from_slice(&page_size.get().to_be_bytes());
+    page[20..20 + TEXT.len()].copy_from_slice(TEXT);
+    page
+}
+
+/// An SQLite database without a table: the header (file format description, section 1.3), and an empty leaf
+/// for the schema (section 1.6).
+fn empty_sqlite(page_size: PageSize) -> Vec<u8> {
+    let mut page = vec![0; page_size.as_usize()];
+    page[..16].copy_from_slice(SQLITE_MAGIC);
+    // 65536 does not fit into the field: 1 stands for it here, 0 in the leaf.
+    let stored = u16::try_from(page_size.get());
+    page[16..18].copy_from_slice(&stored.unwrap_or(1).to_be_bytes());
+    // WAL mode, no reserved bytes, and the three payload fractions, which are fixed.
+    page[18..24].copy_from_slice(&[2, 2, 0, 64, 32, 32]);
+    for (at, value) in [(24, 1u32), (28, 1), (44, 4), (56, 1), (92, 1), (96, 3_045_000)] {
+        page[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+    page[100] = 0x0d;
+    page[105..107].copy_from_slice(&stored.unwrap_or(0).to_be_bytes());
+    page
+}

@@ -1,0 +1,165 @@
+//! How a store is opened.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use walmend_types::PageSize;
+use walmend_vfs::{UnixVfs, Vfs};
+use walmend_wal::{OnDamage, PageKind};
+
+/// What the pages of a database are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pages {
+    /// Opaque to walmend. The file does not look like an SQLite database, so that sqlite3 refuses it instead
+    /// of overwriting pages that it does not know.
+    #[default]
+    Raw,
+    /// A real SQLite database: page 1 is its header, and sqlite3 can open the files after every close or kill.
+    Sqlite,
+}
+
+impl From<Pages> for PageKind {
+    fn from(pages: Pages) -> Self {
+        match pages {
+            Pages::Raw => Self::Raw,
+            Pages::Sqlite => Self::Sqlite,
+        }
+    }
+}
+
+/// How a store is opened; every setting has a default.
+///
+/// ```
+/// use walmend::{Options, PageSize, Pages};
+///
+/// let options = Options::new().pages(Pages::Sqlite).page_size(PageSize::new(8192)?);
+/// # Ok::<(), walmend::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Options {
+    pub(crate) pages: Option<Pages>,
+    pub(crate) page_size: Option<PageSize>,
+    pub(crate) create: bool,
+    pub(crate) capacity: i64,
+    pub(crate) batch_limit: Option<usize>,
+    pub(crate) on_damage: OnDamage,
+    pub(crate) synced_every_commit: bool,
+    pub(crate) checkpoint_wait: Duration,
+    pub(crate) preallocate: u64,
+    pub(crate) vfs: Arc<dyn Vfs>,
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self {
+            pages: None,
+            page_size: None,
+            create: true,
+            capacity: 1024,
+            batch_limit: None,
+            on_damage: OnDamage::Refuse,
+            synced_every_commit: false,
+            checkpoint_wait: Duration::from_secs(1),
+            preallocate: 1 << 20,
+            vfs: Arc::new(UnixVfs::new()),
+        }
+    }
+
+    /// What the pages of a new database are; an existing one must be of this kind. Default: Raw for a new
+    /// database, and whatever an existing one is.
+    #[must_use]
+    pub fn pages(mut self, pages: Pages) -> Self {
+        self.pages = Some(pages);
+        self
+    }
+
+    /// The page size of a new database; an existing one must have it. Default: 4096 for a new database, and
+    /// whatever an existing one has.
+    #[must_use]
+    pub fn page_size(mut self, page_size: PageSize) -> Self {
+        self.page_size = Some(page_size);
+        self
+    }
+
+    /// Whether a missing database is created. Default: yes.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// How many commits may be on their way at once; clamped to 1..=65535. Writers beyond that wait.
+    /// Default: 1024.
+    #[must_use]
+    pub fn capacity(mut self, commits: i64) -> Self {
+        self.capacity = commits;
+        self
+    }
+
+    /// How many commits one batch may hold, at least 1. Default: as many as may be on their way.
+    #[must_use]
+    pub fn batch_limit(mut self, commits: usize) -> Self {
+        self.batch_limit = Some(commits);
+        self
+    }
+
+    /// What to do if the log is damaged. Default: refuse to open, and change nothing.
+    #[must_use]
+    pub fn on_damage(mut self, on_damage: OnDamage) -> Self {
+        self.on_damage = on_damage;
+        self
+    }
+
+    /// Whether the writer of a log that walmend did not write synced every commit (SQLite with
+    /// synchronous=FULL). Then commits behind a break count as acknowledged. Default: not known.
+    #[must_use]
+    pub fn writer_synced_every_commit(mut self, synced: bool) -> Self {
+        self.synced_every_commit = synced;
+        self
+    }
+
+    /// How long a checkpoint waits for snapshots to end. Default: 1 second.
+    #[must_use]
+    pub fn checkpoint_wait(mut self, wait: Duration) -> Self {
+        self.checkpoint_wait = wait;
+        self
+    }
+
+    /// How far ahead of its tail the log is filled with zeros, in bytes, so that a sync changes no metadata;
+    /// 0 for not at all. Default: 1 MiB.
+    #[must_use]
+    pub fn preallocate(mut self, bytes: u64) -> Self {
+        self.preallocate = bytes;
+        self
+    }
+
+    /// The file system. Default: the real one.
+    #[must_use]
+    pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> Self {
+        self.vfs = vfs;
+        self
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("pages", &self.pages)
+            .field("page_size", &self.page_size)
+            .field("create", &self.create)
+            .field("capacity", &self.capacity)
+            .field("batch_limit", &self.batch_limit)
+            .field("on_damage", &self.on_damage)
+            .field("writer_synced_every_commit", &self.synced_every_commit)
+            .field("checkpoint_wait", &self.checkpoint_wait)
+            .field("preallocate", &self.preallocate)
+            .finish_non_exhaustive()
+    }
+}

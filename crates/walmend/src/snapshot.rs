@@ -1,0 +1,75 @@
+//! Reading at one moment.
+
+use crate::identify::MARKER_MAGIC;
+use crate::options::Pages;
+use crate::store::Inner;
+use std::sync::Arc;
+use walmend_types::{CommitSeq, Error, PageNumber, Result};
+use walmend_wal::{PageSource, ReadMark};
+
+/// The database as it was at one moment, for as long as the snapshot lives. It keeps the log from being
+/// reset, so do not hold one for longer than needed.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub(crate) store: Arc<Inner>,
+    pub(crate) mark: Arc<ReadMark>,
+}
+
+impl Snapshot {
+    /// Reads a page. A page within the database that was never written reads as zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] past the end of the database, [`Error::WalCorrupt`] if the page's frame does not
+    /// verify, [`Error::Closed`], I/O errors.
+    pub fn read(&self, page: PageNumber) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.store.page_size.as_usize()];
+        self.read_into(page, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads a page into `buf`, which is exactly one page.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); [`Error::Invalid`] for a buffer of another size.
+    pub fn read_into(&self, page: PageNumber, buf: &mut [u8]) -> Result<()> {
+        // Once closed, the files are no longer ours: another program may be writing to them.
+        self.store.check_open()?;
+        let source = self.mark.read(page, buf)?;
+        let marker = source == PageSource::Database
+            && page == PageNumber::ONE
+            && self.store.pages == Pages::Raw
+            && buf.starts_with(MARKER_MAGIC);
+        if marker {
+            buf.fill(0);
+        }
+        Ok(())
+    }
+
+    /// The last commit that it sees.
+    pub fn commit_seq(&self) -> CommitSeq {
+        self.mark.commit_seq()
+    }
+
+    /// The size of the database, in pages.
+    pub fn db_pages(&self) -> u32 {
+        self.mark.db_pages()
+    }
+}
+
+impl Inner {
+    pub(crate) fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
+        self.check_open()?;
+        Ok(Snapshot {
+            store: Arc::clone(self),
+            mark: Arc::new(self.log.begin_read()),
+        })
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.is_closed() {
+            Err(Error::Closed { what: "the store" })
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The store: opening, closing, and what lies between.
+
+use crate::identify::{Identity, identify_file};
+use crate::initial::first_page;
+use crate::options::{Options, Pages};
+use crate::snapshot::Snapshot;
+use crate::txn::{Payload, Txn};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use walmend_commit::{
+    FirstCommitterWins, GroupCommit, GroupConfig, LoopReport, Sender, SharedTotals, channel, spawn,
+};
+use walmend_sync::Mutex;
+use walmend_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use walmend_sync::thread::JoinHandle;
+use walmend_types::{CommitSeq, Cx, Error, OutcomeToken, PageSize, Result, SyncMode, TxnId};
+use walmend_vfs::{OpenFlags, Vfs, VfsFile};
+use walmend_wal::{
+    CheckpointMode, CheckpointReport, FileSet, Log, LogConfig, RecoveryReport, lock_exclusive,
+    unlock_exclusive,
+};
+
+/// An open database. Clones are one store; the last one to go closes it.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+/// What opening found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpenReport {
+    /// The database did not exist.
+    pub created: bool,
+    /// What recovery found and did.
+    pub recovery: RecoveryReport,
+    /// The kind of pages.
+    pub pages: Pages,
+    /// Bytes of a page.
+    pub page_size: PageSize,
+    /// The size of the database, in pages.
+    pub db_pages: u32,
+    /// The last commit.
+    pub commit_seq: CommitSeq,
+}
+
+/// Counters of a store since it was opened, and how it stands now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Transactions that committed.
+    pub commits: u64,
+    /// Batches that they came in.
+    pub batches: u64,
+    /// Syncs of the log for these batches.
+    pub syncs: u64,
+    /// Transactions that lost against another one.
+    pub conflicts: u64,
+    /// Transactions that failed.
+    pub failed: u64,
+    /// Places taken in the commit channel: reserved, or sent and not yet in a batch.
+    pub occupancy: usize,
+    /// Places there are.
+    pub capacity: usize,
+    /// Frames in the log.
+    pub log_frames: u32,
+    /// Frames of them that are in the database file, verified.
+    pub backfilled_frames: u32,
+    /// Bytes of the log that frames take up.
+    pub log_bytes: u64,
+    /// The size of the database, in pages.
+    pub db_pages: u32,
+    /// The last published commit.
+    pub commit_seq: CommitSeq,
+    /// Live snapshots, those of transactions included.
+    pub readers: usize,
+    /// The failure that has ended all writing, if there was one.
+    pub poisoned: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) pages: Pages,
+    pub(crate) page_size: PageSize,
+    pub(crate) log: Log,
+    pub(crate) sender: Sender<Payload>,
+    db: Arc<dyn VfsFile>,
+    totals: Arc<SharedTotals>,
+    checkpoint_wait: Duration,
+    next_txn: AtomicU64,
+    closed: AtomicBool,
+    cx: Cx,
+    coordinator: Mutex<Option<JoinHandle<LoopReport>>>,
+}
+
+/// How long the coordinator waits for work before it tidies up: the durable watermark is never left unsynced
+/// for much longer than this.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+
+impl Store {
+    /// Opens a database for this process alone, creating it where it is missing, and recovers its log.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], saying who has it open; [`Error::WalCorrupt`] or [`Error::WalAmbiguous`] for
+    /// damage, unless told otherwise by [`Options::on_damage`]: then no file was changed;
+    /// [`Error::NotADatabase`], [`Error::NotFound`], [`Error::Invalid`] where the options do not fit what is
+    /// there; I/O errors.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Self, OpenReport)> {
+        let path = path.as_ref();
+        let vfs = Arc::clone(&options.vfs);
+        let files = FileSet::of(path);
+        let db = vfs.open(
+            path,
+            if options.create {
+                OpenFlags::CREATE
+            } else {
+                OpenFlags::WRITE
+            },
+        )?;
+        lock_exclusive(&*vfs, &files, &*db)?;
+        let opened = Self::open_locked(&files, Arc::clone(&db), &options);
+        if opened.is_err() {
+            unlock_exclusive(&*db)?;
+        }
+        opened
+    }
+
+    fn open_locked(files: &FileSet, db: Arc<dyn VfsFile>, options: &Options) -> Result<(Self, OpenReport)> {
+        let vfs = &options.vfs;
+        let created = options.create && db.is_empty()?;
+        if created {
+            create(&**vfs, files, &*db, options)?;
+        }
+        let identity = identify_file(&**vfs, &files.db, &*db, options.page_size)?;
+        check_wishes(&identity, options)?;
+
+        let mut config = LogConfig::new(
+            files.clone(),
+            Arc::clone(&db),
+            identity.page_size,
+            identity.pages.into(),
+            identity.db_pages,
+        );
+        config.on_damage = options.on_damage;
+        config.synced_every_commit = options.synced_every_commit;
+        config.preallocate = options.preallocate;
+        let (log, recovery) = Log::open(Arc::clone(vfs), config)?;
+        let status = log.status();
+
+        let (sender, receiver) = channel(options.capacity);
+        let oldest = log.clone();
+        let group = GroupConfig::default()
+            .last_seq(status.commit_seq)
+            .batch_limit(options.batch_limit.unwrap_or_else(|| sender.capacity()))
+            // What comes in during one sync makes up the next batch: a lone writer must not wait for company.
+            .drain_timeout(Duration::ZERO)
+            .idle_wait(IDLE_WAIT)
+            .poison(log.poison().clone())
+            .oldest_snapshot(move || oldest.oldest_snapshot());
+        let group = GroupCommit::new(log.writer(), FirstCommitterWins::new(status.db_pages), group);
+        let totals = group.totals();
+        let cx = Cx::new();
+        let coordinator = spawn(group, receiver, cx.clone())?;
+
+        let report = OpenReport {
+            created,
+            recovery,
+            pages: identity.pages,
+            page_size: identity.page_size,
+            db_pages: status.db_pages,
+            commit_seq: status.commit_seq,
+        };
+        tracing::info!(target: "walmend::store", path = %files.db.display(), ?report, "opened");
+        let inner = Inner {
+            pages: identity.pages,
+            page_size: identity.page_size,
+            log,
+            sender,
+            db,
+            totals,
+            checkpoint_wait: options.checkpoint_wait,
+            next_txn: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
+            cx,
+            coordinator: Mutex::new(Some(coordinator)),
+        };
+        Ok((Self(Arc::new(inner)), report))
+    }
+
+    /// Begins a transaction at the newest snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn begin(&self) -> Result<Txn> {
+        let id = TxnId(self.0.next_txn.fetch_add(1, Ordering::Relaxed));
+        Ok(Txn::new(id, self.0.snapshot()?))
+    }
+
+    /// The database as it is now.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.0.snapshot()
+    }
+
+    /// Brings the log into the database file, and reads back every page that it wrote. Modes other than
+    /// `Passive` wait for snapshots to end, up to [`Options::checkpoint_wait`], and hold up new ones
+    /// meanwhile; if some stay, the report says so.
+    ///
+    /// # Errors
+    /// [`Error::DatabaseCorrupt`] if a page is not what was written; the log is untouched then.
+    /// [`Error::WalCorrupt`], [`Error::BusyRecovery`], [`Error::Poisoned`], [`Error::Closed`], I/O errors.
+    pub fn checkpoint(&self, mode: CheckpointMode) -> Result<CheckpointReport> {
+        self.0.check_open()?;
+        self.0.log.checkpoint(mode, self.0.checkpoint_wait)
+    }
+
+    /// Whether the commit with this token is in the log; `None` if the log has gone on to another generation
+    /// since, so that it can no longer be told.
+    pub fn outcome(&self, token: OutcomeToken) -> Option<bool> {
+        self.0.log.outcome(token)
+    }
+
+    /// Counters, and how the store stands.
+    pub fn stats(&self) -> Stats {
+        let totals = self.0.totals.snapshot();
+        let log = self.0.log.status();
+        Stats {
+            commits: totals.commits,
+            batches: totals.batches,
+            syncs: totals.syncs,
+            conflicts: totals.conflicts,
+            failed: totals.failed,
+            occupancy: self.0.sender.occupancy(),
+            capacity: self.0.sender.capacity(),
+            log_frames: log.frames,
+            backfilled_frames: log.backfilled,
+            log_bytes: walmend_wal::frame_offset(log.frames + 1, self.0.page_size),
+            db_pages: log.db_pages,
+            commit_seq: log.commit_seq,
+            readers: log.readers,
+            poisoned: self.0.log.poison().reason().map(ToString::to_string),
+        }
+    }
+
+    /// The kind of pages.
+    pub fn pages(&self) -> Pages {
+        self.0.pages
+    }
+
+    /// Bytes of a page.
+    pub fn page_size(&self) -> PageSize {
+        self.0.page_size
+    }
+
+    /// Closes the store, for all its clones: commits what was sent, and gives the database up to others. It
+    /// does not checkpoint; the log stays, and is recovered by the next one to open it, sqlite3 included.
+    ///
+    /// # Errors
+    /// I/O errors, [`Error::Internal`] if the commit thread had panicked. The store is closed all the same.
+    pub fn close(self) -> Result<()> {
+        self.0.close()
+    }
+}
+
+impl Inner {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn close(&self) -> Result<()> {
+        let Some(coordinator) = self.coordinator.lock().take() else {
+            return Ok(());
+        };
+        self.closed.store(true, Ordering::Release);
+        self.cx.cancel();
+        let ended = coordinator
+            .join()
+            .map_err(|_| Error::Internal("the commit thread has panicked".into()));
+        // Whatever happened, the lock is given up.
+        let tidied = if self.log.poison().reason().is_none() {
+            self.log.close()
+        } else {
+            Ok(())
+        };
+        let unlocked = unlock_exclusive(&*self.db);
+        ended.map(drop).and(tidied).and(unlocked)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(target: "walmend::store", %error, "closing failed");
+        }
+    }
+}
+
+/// A log without its database: creating a new one would let the log's frames loose on it.
+fn refuse_orphaned_log(vfs: &dyn Vfs, files: &FileSet) -> Result<()> {
+    match vfs.info(&files.wal)?.filter(|log| log.len > 0) {
+        None => Ok(()),
+        Some(log) => Err(Error::NotADatabase {
+            path: files.db.clone(),
+            detail: format!(
+                "it is missing or empty, but {} holds {} bytes: bring the database back, or move the log away",
+                files.wal.display(),
+                log.len
+            ),
+        }),
+    }
+}
+
+/// Writes the first page of a new database, durably.
+fn create(vfs: &dyn Vfs, files: &FileSet, db: &dyn VfsFile, options: &Options) -> Result<()> {
+    if vfs.info(&files.meta)?.is_some() {
+        tracing::warn!(target: "walmend::store", file = %files.meta.display(), "removing what another database left");
+        vfs.remove(&files.meta)?;
+    }
+    let page_size = options.page_size.unwrap_or_default();
+    let page = first_page(options.pages.unwrap_or_default(), page_size);
+    // A file with half a first page would be of no kind at all: none is better.
+    let written = db.write_at(&page, 0).and_then(|()| db.sync(SyncMode::Full));
+    if written.is_err() {
+        db.truncate(0)?;
+    }
+    written
+}
+
+fn check_wishes(identity: &Identity, options: &Options) -> Result<()> {
+    let path = identity.path.display();
+    match options.pages {
+        Some(pages) if pages != identity.pages => {
+            return Err(Error::Invalid(format!(
+                "{path} has {:?} pages, not {pages:?} ones",
+                identity.pages
+            )));
+        }
+        _ => {}
+    }
+    match options.page_size {
+        Some(size) if size != identity.page_size => Err(Error::Invalid(format!(
+            "{path} has pages of {} bytes, not of {size}",
+            identity.page_size
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,300 @@
+//! A transaction: pages read and written at a snapshot, then committed together.
+
+use crate::identify::{MARKER_MAGIC, SQLITE_MAGIC};
+use crate::options::Pages;
+use crate::snapshot::Snapshot;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use walmend_commit::{Reserve, Ticket};
+use walmend_types::{
+    CommitOutcome, CommitRequest, CommitSeq, Error, PageImage, PageNumber, PagePayload, PageSize, Result,
+    TxnId, WriteSet,
+};
+use walmend_wal::ReadMark;
+
+/// What a commit carries through the pipeline. The snapshot stays alive until the writer has its answer:
+/// until then nothing that it could conflict with may be forgotten.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    images: Vec<PageImage>,
+    _snapshot: Arc<ReadMark>,
+}
+
+impl PagePayload for Payload {
+    fn images(&self) -> &[PageImage] {
+        &self.images
+    }
+}
+
+/// A transaction. It sees the database as it was when it began, and its own writes. Dropping it forgets them.
+#[derive(Debug)]
+pub struct Txn {
+    id: TxnId,
+    snapshot: Snapshot,
+    writes: BTreeMap<PageNumber, Arc<[u8]>>,
+    db_pages: Option<u32>,
+}
+
+impl Txn {
+    pub(crate) fn new(id: TxnId, snapshot: Snapshot) -> Self {
+        Self {
+            id,
+            snapshot,
+            writes: BTreeMap::new(),
+            db_pages: None,
+        }
+    }
+
+    /// Its number, by which a conflict names it; unique while the store is open.
+    pub fn id(&self) -> TxnId {
+        self.id
+    }
+
+    /// The last commit that it sees.
+    pub fn snapshot_seq(&self) -> CommitSeq {
+        self.snapshot.commit_seq()
+    }
+
+    /// The size of the database, in pages, as this transaction would leave it if nothing else commits.
+    pub fn db_pages(&self) -> u32 {
+        self.write_set().size_after(self.snapshot.db_pages())
+    }
+
+    /// Reads a page: this transaction's own write, or else the snapshot's.
+    ///
+    /// # Errors
+    /// As [`Snapshot::read`].
+    pub fn read(&self, page: PageNumber) -> Result<Vec<u8>> {
+        if let Some(own) = self.writes.get(&page) {
+            self.snapshot.store.check_open()?;
+            return Ok(own.to_vec());
+        }
+        if page.get() > self.snapshot.db_pages() && page.get() <= self.db_pages() {
+            return Ok(vec![0; self.page_size().as_usize()]);
+        }
+        self.snapshot.read(page)
+    }
+
+    /// Writes a whole page. Nothing reaches the log before the commit.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an image that is not exactly one page, for the page that holds SQLite's lock
+    /// bytes, and for a page 1 that does not fit the database's kind.
+    pub fn write(&mut self, page: PageNumber, image: impl Into<Arc<[u8]>>) -> Result<()> {
+        let image = image.into();
+        let page_size = self.page_size();
+        if image.len() != page_size.as_usize() {
+            return Err(Error::Invalid(format!(
+                "page {page} was given {} bytes, but pages of this database have {page_size}",
+                image.len()
+            )));
+        }
+        if page.get() == page_size.lock_page() {
+            return Err(Error::Invalid(format!(
+                "page {page} cannot be written: it holds the lock bytes of SQLite"
+            )));
+        }
+        if page == PageNumber::ONE {
+            check_page_1(self.snapshot.store.pages, page_size, &image)?;
+        }
+        self.writes.insert(page, image);
+        Ok(())
+    }
+
+    /// Says the size of the database after this transaction, in pages; without it, the database grows to the
+    /// highest page written and never shrinks. The commit conflicts if the size has changed since the
+    /// snapshot.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for 0.
+    pub fn set_db_pages(&mut self, pages: u32) -> Result<()> {
+        PageNumber::new(pages)?;
+        self.db_pages = Some(pages);
+        Ok(())
+    }
+
+    /// Commits, and waits until the answer is known: committed means durable. A transaction that wrote
+    /// nothing has nothing to make durable: it answers with its snapshot's number at once.
+    #[must_use = "only the outcome tells whether the transaction is durable"]
+    pub fn commit(self) -> CommitOutcome {
+        let (store, request) = match self.into_request() {
+            Ok(parts) => parts,
+            Err(outcome) => return outcome,
+        };
+        let ticket = store
+            .store
+            .sender
+            .reserve()
+            .and_then(|permit| Ok(permit.send(request)?));
+        match ticket {
+            Ok(ticket) => ticket.wait(),
+            Err(reason) => CommitOutcome::NotCommitted { reason },
+        }
+    }
+
+    /// Like [`commit`](Self::commit), without blocking the thread. Once the future has been polled past its
+    /// place in the queue, dropping it does not take the commit back.
+    pub fn commit_async(self) -> CommitFuture {
+        CommitFuture(match self.into_request() {
+            Ok((store, request)) => Stage::start(store, request),
+            Err(outcome) => Stage::Done(Some(outcome)),
+        })
+    }
+
+    fn page_size(&self) -> PageSize {
+        self.snapshot.store.page_size
+    }
+
+    fn write_set(&self) -> WriteSet {
+        let writes = WriteSet::new(self.writes.keys().copied());
+        match self.db_pages {
+            Some(pages) => writes.with_db_pages(pages),
+            None => writes,
+        }
+    }
+
+    /// The request, or the outcome that needs none.
+    fn into_request(self) -> Result<(Snapshot, CommitRequest<Payload>), CommitOutcome> {
+        let refuse = |reason| CommitOutcome::NotCommitted { reason };
+        self.snapshot.store.check_open().map_err(refuse)?;
+        if self.writes.is_empty() && self.db_pages.is_none() {
+            return Err(CommitOutcome::Committed {
+                wal_offset: 0,
+                commit_seq: self.snapshot.commit_seq(),
+            });
+        }
+        self.check().map_err(refuse)?;
+        let writes = self.write_set();
+        let images = self
+            .writes
+            .into_iter()
+            .map(|(page, data)| PageImage { page, data })
+            .collect();
+        let payload = Payload {
+            images,
+            _snapshot: Arc::clone(&self.snapshot.mark),
+        };
+        let request = CommitRequest::new(self.id, self.snapshot.commit_seq(), writes, payload);
+        Ok((self.snapshot, request))
+    }
+
+    /// What can be told before anything is sent.
+    fn check(&self) -> Result<()> {
+        let before = self.snapshot.db_pages();
+        let after = self.db_pages();
+        if self.writes.is_empty() {
+            return Err(Error::Invalid(
+                "a change of the database's size must write at least one page".into(),
+            ));
+        }
+        if let Some((last, _)) = self.writes.last_key_value()
+            && last.get() > after
+        {
+            return Err(Error::Invalid(format!(
+                "page {last} lies behind the size of {after} pages that was set"
+            )));
+        }
+        if self.snapshot.store.pages == Pages::Raw {
+            return Ok(());
+        }
+        // sqlite3 goes by the size in page 1: with a stale one it overwrites pages that it does not know.
+        let stored = self.writes.get(&PageNumber::ONE).map(|page| header_size(page));
+        match stored {
+            Some(stored) if stored == after => Ok(()),
+            None if before == after => Ok(()),
+            Some(stored) => Err(Error::Invalid(format!(
+                "page 1 says at offset 28 that the database has {stored} pages, but after this commit it has {after}"
+            ))),
+            None => Err(Error::Invalid(format!(
+                "a commit that changes the size of an SQLite database from {before} to {after} pages must write \
+                 page 1, with the new size at offset 28"
+            ))),
+        }
+    }
+}
+
+fn header_size(page: &[u8]) -> u32 {
+    u32::from_be_bytes([page[28], page[29], page[30], page[31]])
+}
+
+fn check_page_1(pages: Pages, page_size: PageSize, image: &[u8]) -> Result<()> {
+    let invalid = |message: String| Err(Error::Invalid(message));
+    match pages {
+        Pages::Raw if image.starts_with(SQLITE_MAGIC) || image.starts_with(MARKER_MAGIC) => invalid(
+            "page 1 of a raw database must not start like an SQLite database or like walmend's marker".into(),
+        ),
+        Pages::Raw => Ok(()),
+        Pages::Sqlite if !image.starts_with(SQLITE_MAGIC) => {
+            invalid("page 1 of an SQLite database must start with its header".into())
+        }
+        Pages::Sqlite => {
+            let stored = match u16::from_be_bytes([image[16], image[17]]) {
+                1 => PageSize::MAX.get(),
+                stored => stored.into(),
+            };
+            if stored == page_size.get() {
+                return Ok(());
+            }
+            invalid(format!(
+                "page 1 says at offset 16 that pages have {stored} bytes, but here they have {page_size}"
+            ))
+        }
+    }
+}
+
+/// The answer to [`Txn::commit_async`].
+#[must_use = "a future does nothing unless polled"]
+pub struct CommitFuture(Stage);
+
+enum Stage {
+    /// Waiting for a place in the queue.
+    Reserving(Pin<Box<dyn Future<Output = Result<Ticket>> + Send>>),
+    /// Waiting for the answer.
+    Waiting(Ticket),
+    Done(Option<CommitOutcome>),
+}
+
+impl Stage {
+    fn start(snapshot: Snapshot, request: CommitRequest<Payload>) -> Self {
+        let store = snapshot.store;
+        Self::Reserving(Box::pin(async move {
+            let reserve: Reserve<'_, Payload> = store.sender.reserve_async();
+            Ok(reserve.await?.send(request)?)
+        }))
+    }
+}
+
+impl Future for CommitFuture {
+    type Output = CommitOutcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommitOutcome> {
+        loop {
+            match &mut self.0 {
+                Stage::Reserving(reserving) => match reserving.as_mut().poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(ticket)) => self.0 = Stage::Waiting(ticket),
+                    Poll::Ready(Err(reason)) => {
+                        self.0 = Stage::Done(None);
+                        return Poll::Ready(CommitOutcome::NotCommitted { reason });
+                    }
+                },
+                Stage::Waiting(ticket) => return Pin::new(ticket).poll(context),
+                Stage::Done(outcome) => {
+                    let again = || CommitOutcome::NotCommitted {
+                        reason: Error::Closed { what: "this future" },
+                    };
+                    return Poll::Ready(outcome.take().unwrap_or_else(again));
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for CommitFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommitFuture").finish_non_exhaustive()
+    }
+}
