@@ -14,8 +14,8 @@
 //! 4. **Names.** Creating, removing and renaming a file is durable when the call returns, because the calls of
 //!    [`Vfs`] sync the directory. The content behind a name is not: it needs a sync of the file.
 //! 5. **Sync.** A sync makes all pending changes of that file durable, with one exception that POSIX allows:
-//!    after [`SyncMode::Data`] the loss of length is still pending, so a crash can bring the tail of a
-//!    truncated file back.
+//!    after [`SyncMode::Data`](crate::SyncMode::Data) the loss of length is still pending, so a crash can
+//!    bring the tail of a truncated file back.
 //! 6. **Failed sync.** A chosen part of the pending changes becomes durable. *All* of them count as clean
 //!    afterwards: the cache still shows them, no later sync writes them, and the next sync succeeds. Only
 //!    writing a sector again makes it pending again, with all that the cache holds of it.
