@@ -162,7 +162,12 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> GroupCommit<P, W, V> {
 
         report.phases.push(Phase::Fsync);
         report.fsyncs += 1;
-        if let Err(error) = guarded("the sync of the log", || self.sync.sync(&append.mark)).flatten() {
+        // The latch is looked at again: if another sync of the file failed meanwhile, the kernel has told that
+        // caller, and the success of this one proves nothing.
+        let synced = guarded("the sync of the log", || self.sync.sync(&append.mark))
+            .flatten()
+            .and_then(|()| self.config.poison.check());
+        if let Err(error) = synced {
             self.end_all_writing(&error, "the sync failed");
             return Fate::Unknown(error, append.tokens);
         }

@@ -8,8 +8,8 @@ use walmend_types::{CommitSeq, Conflict, PageNumber, TxnId, WriteSet, WriteSetVa
 /// one wins.
 ///
 /// The size of the database is treated like a page wherever a request names it (page `None` in the
-/// [`Conflict`]), and a commit that shrinks the database counts as a new version of every page that it cuts
-/// off: otherwise an update of such a page and the cut could both commit, and one of them would be lost.
+/// [`Conflict`]), and a commit that shrinks the database counts as a new version of every page behind the new
+/// end: otherwise an update of such a page and the cut could both commit, and one of them would be lost.
 ///
 /// The cost of an admission is that of its write set, not of the history; only a request that shrinks the
 /// database looks at all known versions.

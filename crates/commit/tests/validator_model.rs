@@ -1,0 +1,124 @@
+//! Random histories for the first-committer-wins validator, against a model that keeps all of history.
+#![cfg(not(walmend_loom))]
+
+use proptest::prelude::*;
+use walmend_commit::*;
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// How far back the snapshot lies, the pages, and the size if one is named.
+    Admit(u64, Vec<u32>, Option<u32>),
+    /// How many of the unpublished are rolled back.
+    RollBack(u64),
+    /// How many are published, and how far back the oldest snapshot lies.
+    Publish(u64, u64),
+}
+
+/// Mostly a few pages that collide; sometimes so many that the validator prunes.
+fn pages() -> impl Strategy<Value = Vec<u32>> {
+    prop_oneof![
+        4 => prop::collection::vec(1..40_u32, 0..5),
+        1 => (1..2000_u32, 100..600_u32).prop_map(|(from, count)| (from..from + count).collect()),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0..12_u64, pages(), prop::option::weighted(0.2, 1..60_u32))
+            .prop_map(|(back, pages, size)| Op::Admit(back, pages, size)),
+        1 => (0..5_u64).prop_map(Op::RollBack),
+        3 => (0..5_u64, 0..6_u64).prop_map(|(count, back)| Op::Publish(count, back)),
+    ]
+}
+
+struct Commit {
+    seq: u64,
+    writes: WriteSet,
+    before: u32,
+    after: u32,
+}
+
+impl Commit {
+    /// Whether a request that did not see this commit loses to it. `now` is the size of the database.
+    fn beats(&self, writes: &WriteSet, now: u32) -> bool {
+        let any_behind = |writes: &WriteSet, end: u32| writes.pages().iter().any(|page| page.get() > end);
+        let same_page = writes
+            .pages()
+            .iter()
+            .any(|page| self.writes.pages().contains(page));
+        let behind_my_cut = self.after < self.before && any_behind(writes, self.after);
+        let sized = writes.db_pages().is_some_and(|size| {
+            let behind_its_cut = size < now && any_behind(&self.writes, size);
+            self.before != self.after || behind_its_cut
+        });
+        same_page || behind_my_cut || sized
+    }
+}
+
+fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
+    let mut validator = FirstCommitterWins::new(20);
+    let mut history: Vec<Commit> = Vec::new();
+    let (mut published, mut oldest) = (0, 0);
+    for op in ops {
+        let last = history.last().map_or(0, |commit| commit.seq);
+        let now = history.last().map_or(20, |commit| commit.after);
+        match op {
+            Op::Admit(back, pages, size) => {
+                let snapshot = last.saturating_sub(back).max(oldest);
+                let mut writes = WriteSet::new(pages.into_iter().map(|page| PageNumber::new(page).unwrap()));
+                if let Some(size) = size {
+                    writes = writes.with_db_pages(size);
+                }
+                let seq = last + 1;
+                let winners: Vec<u64> = history
+                    .iter()
+                    .filter(|commit| commit.seq > snapshot && commit.beats(&writes, now))
+                    .map(|commit| commit.seq)
+                    .collect();
+                match validator.admit(TxnId(seq * 10), CommitSeq(snapshot), &writes, CommitSeq(seq)) {
+                    Ok(()) => {
+                        prop_assert!(winners.is_empty(), "{:?} should have won", winners);
+                        let after = writes.size_after(now);
+                        history.push(Commit {
+                            seq,
+                            writes,
+                            before: now,
+                            after,
+                        });
+                    }
+                    Err(lost) => {
+                        prop_assert!(
+                            winners.contains(&lost.winner_seq.0),
+                            "{:?}, not {:?}",
+                            lost,
+                            winners
+                        );
+                        prop_assert_eq!(lost.winner, TxnId(lost.winner_seq.0 * 10));
+                    }
+                }
+            }
+            Op::RollBack(count) => {
+                let from = (last + 1).saturating_sub(count).max(published + 1);
+                validator.rollback_from(CommitSeq(from));
+                history.retain(|commit| commit.seq < from);
+            }
+            Op::Publish(count, back) => {
+                published = (published + count).min(last);
+                oldest = published.saturating_sub(back).max(oldest);
+                validator.published(CommitSeq(published), CommitSeq(oldest));
+            }
+        }
+        let size = history.last().map_or(20, |commit| commit.after);
+        prop_assert_eq!(validator.db_pages(), size);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_admits_exactly_what_the_whole_history_admits(ops in prop::collection::vec(op(), 1..80)) {
+        run(ops)?;
+    }
+}
