@@ -108,17 +108,22 @@ impl Store {
         let path = path.as_ref();
         let vfs = Arc::clone(&options.vfs);
         let files = FileSet::of(path);
-        let db = vfs.open(
-            path,
-            if options.create {
-                OpenFlags::CREATE
-            } else {
-                OpenFlags::WRITE
-            },
-        )?;
+        let before = vfs.info(path)?;
+        if options.create && before.is_none_or(|info| info.len == 0) {
+            refuse_orphaned_log(&*vfs, &files)?;
+        }
+        let flags = if options.create {
+            OpenFlags::CREATE
+        } else {
+            OpenFlags::WRITE
+        };
+        let db = vfs.open(path, flags)?;
         lock_exclusive(&*vfs, &files, &*db)?;
         let opened = Self::open_locked(&files, Arc::clone(&db), &options);
         if opened.is_err() {
+            if before.is_none() && db.is_empty()? {
+                vfs.remove(path)?;
+            }
             unlock_exclusive(&*db)?;
         }
         opened
