@@ -182,10 +182,16 @@ impl<P> Sent<P> {
         self.resolver.mark_appended(token);
     }
 
-    /// Answers the writer, and gives the request back.
-    pub fn resolve(mut self, outcome: CommitOutcome) -> CommitRequest<P> {
-        self.resolver.resolve(outcome);
-        self.request
+    /// Answers the writer. The request is dropped first: whatever its payload holds on to, a snapshot say,
+    /// is free again by the time the writer goes on.
+    pub fn resolve(self, outcome: CommitOutcome) {
+        let Self {
+            request,
+            mut resolver,
+            ..
+        } = self;
+        drop(request);
+        resolver.resolve(outcome);
     }
 }
 

@@ -1,9 +1,10 @@
 //! The two-phase channel, used from one thread or a few.
 #![cfg(not(walmend_loom))]
 
+use std::sync::Arc;
 use std::time::Duration;
 use walmend_commit::*;
-use walmend_sync::thread;
+use walmend_sync::{Mutex, thread};
 
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(5);
@@ -276,4 +277,38 @@ fn both_phases_and_the_answer_can_be_awaited_on_tokio() {
         }
         assert!(consumer.await.unwrap().into_iter().eq(1..=50));
     });
+}
+
+#[test]
+fn what_a_payload_holds_is_free_by_the_time_its_writer_is_answered() {
+    /// Notes, when it is dropped, whether its writer was answered before.
+    struct Witness {
+        ticket: Arc<Mutex<Option<Ticket>>>,
+        answered_before: Arc<Mutex<Option<bool>>>,
+    }
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            let answered = self
+                .ticket
+                .lock()
+                .as_ref()
+                .map(|ticket| ticket.try_outcome().is_some());
+            *self.answered_before.lock() = answered;
+        }
+    }
+
+    let (ticket, answered_before) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+    let payload = Witness {
+        ticket: Arc::clone(&ticket),
+        answered_before: Arc::clone(&answered_before),
+    };
+    let request = CommitRequest::new(TxnId(1), CommitSeq(0), WriteSet::default(), payload);
+    let (sent, writers_ticket) = Sent::new(1, request);
+    *ticket.lock() = Some(writers_ticket);
+    sent.resolve(CommitOutcome::Committed {
+        wal_offset: 0,
+        commit_seq: CommitSeq(1),
+    });
+    assert_eq!(*answered_before.lock(), Some(false));
 }
