@@ -1,4 +1,48 @@
 //! A write-ahead log in the WAL format of SQLite, byte for byte.
+//!
+//! From the bottom up: [`WalHeader`] and [`FrameHeader`] are the format, [`Checksum`] its checksum; a
+//! [`Scan`] reads a log without changing it; [`Findings`], [`decide`] and [`RecoveryPlan`] turn that into
+//! what to do after a crash; [`Log`] is the open log, with a [`LogWriter`] that appends batches, a
+//! [`LogSync`] that makes them durable and visible, and [`ReadMark`]s that read at a snapshot;
+//! [`Log::checkpoint`] brings it into the database, behind the [`barrier`]. The companion file
+//! ([`Companion`]) remembers what the format has no room for, above all how far the log is durable.
+//!
+//! ```
+//! use std::path::Path;
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use walmend_types::{
+//!     BatchEntry, CommitRequest, CommitSeq, PageImage, PageNumber, PageSize, TxnId, WalBatchSync,
+//!     WalBatchWriter, WriteSet,
+//! };
+//! use walmend_vfs::{MemoryVfs, OpenFlags, Vfs};
+//! use walmend_wal::{CheckpointMode, FileSet, Log, LogConfig, PageKind, lock_exclusive};
+//!
+//! let vfs = MemoryVfs::new();
+//! let files = FileSet::of(Path::new("a.db"));
+//! let db = vfs.open(&files.db, OpenFlags::CREATE)?;
+//! lock_exclusive(&vfs, &files, &*db)?;
+//! let config = LogConfig::new(files, db, PageSize::DEFAULT, PageKind::Raw, 0);
+//! let (log, report) = Log::open(Arc::new(vfs), config)?;
+//! assert_eq!(report.committed_frames, 0);
+//!
+//! // One batch of one transaction of one page: append, sync, publish.
+//! let page = PageNumber::new(1)?;
+//! let image = PageImage { page, data: vec![7; 4096].into() };
+//! let request = CommitRequest::new(TxnId(1), CommitSeq(0), WriteSet::new([page]), vec![image]);
+//! let mut writer = log.writer();
+//! let sync = WalBatchWriter::<Vec<PageImage>>::sync_half(&writer);
+//! let batch = [BatchEntry { request: &request, commit_seq: CommitSeq(1) }];
+//! let append = writer.append_batch(&batch).map_err(|failure| failure.error)?;
+//! sync.sync(&append.mark)?;
+//! sync.publish(append.mark);
+//!
+//! let mut bytes = [0; 4096];
+//! log.begin_read().read(page, &mut bytes)?;
+//! assert_eq!(bytes[0], 7);
+//! log.checkpoint(CheckpointMode::Truncate, Duration::ZERO)?;
+//! # Ok::<(), walmend_types::Error>(())
+//! ```
 
 mod barrier;
 mod checkpoint;
