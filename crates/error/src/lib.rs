@@ -381,3 +381,8 @@ mod tests {
         assert!(!wrapped.recovery_hint().is_empty());
     }
 }
+
+/// The README's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -57,3 +57,8 @@ pub mod model {
     pub use loom::model;
     pub use loom::model::Builder;
 }
+
+/// The README's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

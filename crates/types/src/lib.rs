@@ -31,3 +31,8 @@ pub use request::{
 };
 
 pub use walmend_error::{Error, ErrorKind, Result};
+
+/// The README's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -79,3 +79,8 @@ pub use recovery::{
 };
 pub use scan::{Fault, HeaderState, Scan, ScanEnd, ScanHints, Slot};
 pub use verify::{ExpectedPage, PageVerdict, Verification, verify_pages};
+
+/// The README's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

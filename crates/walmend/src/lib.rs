@@ -49,3 +49,8 @@ pub use walmend_types::{
 pub use walmend_wal::{
     CheckpointMode, CheckpointReport, Decision, LogFate, OnDamage, RecoveryReport, Whereabouts,
 };
+
+/// The README's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
