@@ -143,12 +143,13 @@ fn record(
         .filter(|_| committed > 0)
         .map_or(config.db_pages, |scan| scan.db_pages);
     let salts_on_file = scan.and_then(crate::recovery::log_salts).unwrap_or_default();
+    let frames_on_file = scan.map_or(0, |scan| scan.committed_frames);
     let reserved = known.map_or(0, |record| record.reserved_seq);
     let mut generation = Generation {
         salts: Salts::default(),
-        // Whatever the file holds does not count any more.
+        // What the file holds so far does not count any more. What another program may yet append to it does.
         previous: salts_on_file,
-        previous_frames: u32::MAX,
+        previous_frames: frames_on_file,
         kind: config.kind,
         page_size: config.page_size.get(),
         checkpoint_seq: 0,
@@ -176,7 +177,6 @@ fn record(
     }
     companion.write_generation(generation)?;
     companion.write_watermark(watermark)?;
-    let frames_on_file = if kept.is_some() { committed } else { u32::MAX };
     Ok(Started {
         commit_seq,
         db_pages,

@@ -15,7 +15,7 @@ use walmend_types::{CommitSeq, Error, Result, Salts, SyncMode};
 /// Commit numbers are reserved in blocks of this many, each with one sync.
 pub(super) const SEQ_BLOCK: u64 = 1 << 20;
 /// The smallest batch limit that is recorded, in frames: it spares most logs from ever raising it.
-pub(super) const LARGEST_BATCH: u32 = 64;
+pub(super) const LARGEST_BATCH: u32 = 16;
 
 impl Shared {
     /// Makes the log ready for a batch of `frames` frames, ending with commit `last_seq`: begins a generation

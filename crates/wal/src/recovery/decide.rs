@@ -45,7 +45,7 @@ pub enum Origin {
 pub enum Behind {
     /// None.
     Nothing,
-    /// Some, all within two batches of what is known to be durable: a crash can leave that.
+    /// Some, all within two batches of the break: a crash can leave that.
     Near,
     /// Some further away: no crash leaves that.
     Far,

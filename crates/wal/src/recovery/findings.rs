@@ -175,14 +175,14 @@ impl Findings {
         self.lost_commits = self.commits_between(scan.committed_frames, reach.max(behind));
     }
 
-    /// The furthest frame that a crash can leave written: two batches behind the watermark.
+    /// The furthest frame that a crash can leave written: two batches behind the last frame that was synced.
+    /// After a power loss the watermark may be older than that; but what was synced is unbroken, so if the
+    /// break is no damage, then everything up to it was.
     fn crash_reach(&self) -> u32 {
-        let largest = self
-            .meta
-            .as_ref()
-            .and_then(|meta| meta.generation)
-            .map_or(0, |generation| generation.largest_batch);
-        self.durable_frame.saturating_add(largest.saturating_mul(2))
+        let committed = self.scan.as_ref().map_or(0, |scan| scan.committed_frames);
+        let generation = self.meta.as_ref().and_then(|meta| meta.generation);
+        let largest = generation.map_or(0, |generation| generation.largest_batch);
+        self.durable_frame.max(committed).saturating_add(largest.saturating_mul(2))
     }
 
     /// Commit frames in `(after, upto]`, as far as their headers tell.
