@@ -71,3 +71,8 @@ pub use walmend_types::{
     OutcomeToken, PageNumber, Poison, Result, TxnId, WalBatchSync, WalBatchWriter, WriteSet,
     WriteSetValidator,
 };
+
+/// The README's example is compiled and run.
+#[cfg(all(doctest, not(walmend_loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -113,7 +113,7 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> GroupCommit<P, W, V> {
 /// the receiver is dropped.
 ///
 /// # Errors
-/// [`Error::Io`] if the system gives no thread. The receiver is gone then.
+/// [`Error::Io`](walmend_types::Error::Io) if the system gives no thread. The receiver is gone then.
 #[cfg(not(walmend_loom))]
 pub fn spawn<P, W, V>(
     mut coordinator: GroupCommit<P, W, V>,

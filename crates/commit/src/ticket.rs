@@ -148,6 +148,7 @@ impl Drop for Resolver {
 pub struct Sent<P> {
     number: u64,
     request: CommitRequest<P>,
+    /// After the request, because fields are dropped in this order; see [`resolve`](Self::resolve).
     resolver: Resolver,
 }
 

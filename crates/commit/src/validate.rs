@@ -353,6 +353,7 @@ mod tests {
             assert_eq!(admit(&mut validator, seq - 1, &fresh, seq), Ok(()));
             validator.published(CommitSeq(seq), CommitSeq(seq.saturating_sub(kept)));
             assert!(validator.versions() <= PRUNE_FROM + 1);
+            assert!(validator.undo.is_empty() && validator.undo_pages.is_empty());
         }
         for back in 0..kept {
             let number = u32::try_from(20_000 - back).unwrap();

@@ -362,3 +362,34 @@ fn the_validator_forgets_what_no_snapshot_can_conflict_with() {
     }
     assert!(bench.group.validator().versions() <= 2048);
 }
+
+/// A payload that cannot be copied into the log: its copying panics, and so does dropping what it panics with.
+struct Explosive;
+
+struct Bomb;
+
+impl Clone for Explosive {
+    fn clone(&self) -> Self {
+        std::panic::panic_any(Bomb)
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a panic that was told to panic");
+    }
+}
+
+#[test]
+fn a_request_that_was_handed_to_the_log_is_never_called_not_committed_by_accident() {
+    let log = MemoryWriter::new();
+    let mut group = GroupCommit::new(log, FirstCommitterWins::new(0), GroupConfig::default());
+    let request = CommitRequest::new(TxnId(1), CommitSeq(0), WriteSet::default(), Explosive);
+    let (sent, ticket) = Sent::new(1, request);
+    let batch = std::panic::AssertUnwindSafe(|| group.process_batch(vec![sent]));
+    assert!(
+        std::panic::catch_unwind(batch).is_err(),
+        "no guard can stop this one"
+    );
+    assert!(is_unknown(&ticket.wait()));
+}
