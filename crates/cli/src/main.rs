@@ -1,2 +1,59 @@
-//! walmend
-fn main() {}
+//! `walmend`: looks into SQLite write-ahead logs, verifies, recovers and checkpoints them, and drills.
+//!
+//! `docs/` and the crate's README tell what the commands are for. The names of commands, options and JSON
+//! fields, and the exit codes, are fixed: scripts depend on them.
+
+mod args;
+mod checkpoint;
+mod commits;
+mod drill;
+mod format;
+mod inspect;
+mod output;
+mod progress;
+mod recover;
+mod report;
+
+use args::{Cli, Command};
+use clap::Parser;
+use output::{Output, Status};
+use std::process::ExitCode;
+use walmend_error::{Error, Result};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
+    let out = Output::new(cli.command.json());
+    let status = start_log().and_then(|()| run(&cli.command, &out));
+    match status {
+        Ok(status) => status.into(),
+        Err(error) => out.failure(&error).into(),
+    }
+}
+
+fn run(command: &Command, out: &Output) -> Result<Status> {
+    match command {
+        Command::Inspect(args) => inspect::inspect(args, out),
+        Command::Verify(args) => inspect::verify(args, out),
+        Command::Recover(args) => recover::run(args, out),
+        Command::Checkpoint(args) => checkpoint::run(args, out),
+        Command::Drill(args) => drill::run(args, out),
+        Command::DrillChild => drill::child(),
+    }
+}
+
+/// Sends what the libraries report to standard error, if `WALMEND_LOG` asks for it.
+fn start_log() -> Result<()> {
+    let Ok(wanted) = std::env::var("WALMEND_LOG") else {
+        return Ok(());
+    };
+    let filter = tracing_subscriber::EnvFilter::try_new(&wanted)
+        .map_err(|error| Error::Invalid(format!("WALMEND_LOG={wanted} is not a log filter: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}

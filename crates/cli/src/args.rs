@@ -1,0 +1,174 @@
+//! Commands and options, and what `--help` says of them.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Looks after SQLite write-ahead logs: inspects, verifies, recovers and checkpoints them.
+///
+/// DATABASE is the path of the main file; its log is DATABASE-wal. Works on any SQLite database in WAL mode,
+/// whether walmend or sqlite3 wrote it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "walmend",
+    version,
+    after_help = "Exit status: 0 all well; 1 damage found, or a drill that lost something; 2 it could not run.\n\
+                  WALMEND_LOG=debug shows what happens inside. See it work: walmend drill"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the header, frames and commits of a log; changes nothing.
+    #[command(after_help = "Example, the commit that each frame belongs to:\n  \
+                            walmend inspect app.db --json --frames | jq '.wal.frames[] | [.frame, .page, .commit_seq]'")]
+    Inspect(Inspect),
+    /// Checks every frame of a log; changes nothing. Exits 1 if there is damage.
+    #[command(after_help = "Example, before a checkpoint makes damage permanent:\n  \
+                            walmend verify app.db && walmend checkpoint app.db")]
+    Verify(Verify),
+    /// Brings the files to a consistent state after a crash; refuses where commits are at stake.
+    #[command(
+        after_help = "Example, with a damaged log: first see what is at stake, then keep what precedes the damage:\n  \
+                            walmend recover app.db\n  \
+                            walmend recover app.db --on-damage salvage"
+    )]
+    Recover(Recover),
+    /// Brings the log into the database file, and reads back from the device what it wrote.
+    #[command(after_help = "Example, before copying the main file alone:\n  \
+                            walmend checkpoint app.db && cp app.db backup.db")]
+    Checkpoint(Checkpoint),
+    /// Proves it: writers commit in a child process that is killed again and again, and nothing may be lost.
+    #[command(
+        after_help = "Examples, with a database of its own and with the pages of a real one:\n  \
+                            walmend drill\n  \
+                            walmend drill --source app.db --kills 20"
+    )]
+    Drill(Drill),
+    /// The process that `drill` kills.
+    #[command(hide = true)]
+    DrillChild,
+}
+
+impl Command {
+    /// Whether the one JSON object is wanted.
+    pub(crate) fn json(&self) -> bool {
+        match self {
+            Self::Inspect(args) => args.target.json,
+            Self::Verify(args) => args.target.json,
+            Self::Recover(args) => args.target.json,
+            Self::Checkpoint(args) => args.target.json,
+            Self::Drill(args) => args.json,
+            Self::DrillChild => false,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The main file of the database.
+    #[arg(value_name = "DATABASE")]
+    pub(crate) database: PathBuf,
+    /// Prints one JSON object, for scripts.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evidence {
+    /// The program that wrote the log synced every commit (SQLite with synchronous=FULL). Then whole commits
+    /// behind a break were acknowledged, and the break is damage.
+    #[arg(long)]
+    pub(crate) writer_synced_every_commit: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) evidence: Evidence,
+    /// Lists every frame as well.
+    #[arg(long)]
+    pub(crate) frames: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) evidence: Evidence,
+    /// Lists every frame as well.
+    #[arg(long)]
+    pub(crate) frames: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) evidence: Evidence,
+    /// What to do where commits are at stake.
+    #[arg(long, value_enum, default_value = "refuse")]
+    pub(crate) on_damage: Damage,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Damage {
+    /// Change nothing, and say what is at stake.
+    Refuse,
+    /// Copy the damaged log aside, then keep what precedes the damage.
+    Salvage,
+    /// Keep what precedes the damage and drop the rest, as SQLite does.
+    Truncate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Checkpoint {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// How far it goes.
+    #[arg(long, value_enum, default_value = "truncate")]
+    pub(crate) mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Mode {
+    /// Copy what can be copied without waiting for anybody.
+    Passive,
+    /// Copy everything; the log stays as it is.
+    Full,
+    /// Copy everything; the log is written from its start again.
+    Restart,
+    /// Copy everything; the log becomes empty.
+    Truncate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drill {
+    /// A database whose pages are used; it is only read. Without it the drill makes pages of its own.
+    #[arg(long, value_name = "DB")]
+    pub(crate) source: Option<PathBuf>,
+    /// How many threads commit at once.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) writers: u32,
+    /// How often the child is killed.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) kills: u32,
+    /// How many bits are flipped and healed. Healing is not built yet: only 0 is taken.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) flips: u32,
+    /// A new or empty folder for the files, which are kept. Default: a temporary one.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Makes the same plan as another drill did. Default: a new one.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Prints one JSON object, for scripts.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

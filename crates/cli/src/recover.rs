@@ -1,0 +1,169 @@
+//! `recover`: from the files as a crash left them to files that can be trusted.
+
+use crate::args::{Damage, Recover};
+use crate::commits;
+use crate::format::{count, number};
+use crate::output::{Output, Status, complain};
+use crate::progress::Progress;
+use serde::Serialize;
+use std::fmt::Write;
+use walmend::{Decision, OnDamage, Options, Store, Whereabouts, identify};
+use walmend_error::Result;
+use walmend_vfs::{OpenFlags, UnixVfs, Vfs};
+use walmend_wal::{FileSet, Findings, RecoveryPlan, RecoveryReport, lock_exclusive};
+
+#[derive(Debug, Serialize)]
+struct Report {
+    decision: &'static str,
+    committed_frames: u32,
+    commits: u32,
+    dropped_frames: u32,
+    lost_commits: u32,
+    healed_frames: [u32; 0],
+    kept_aside: Option<String>,
+}
+
+impl From<&RecoveryReport> for Report {
+    fn from(report: &RecoveryReport) -> Self {
+        Self {
+            decision: report.decision.as_str(),
+            committed_frames: report.committed_frames,
+            commits: report.commits,
+            dropped_frames: report.dropped_frames,
+            lost_commits: report.lost_commits,
+            healed_frames: [],
+            kept_aside: report.kept_aside.as_ref().map(|path| path.display().to_string()),
+        }
+    }
+}
+
+impl From<Damage> for OnDamage {
+    fn from(wish: Damage) -> Self {
+        match wish {
+            Damage::Refuse => Self::Refuse,
+            Damage::Salvage => Self::Salvage,
+            Damage::Truncate => Self::TruncateLikeSqlite,
+        }
+    }
+}
+
+/// `walmend recover`.
+pub(crate) fn run(args: &Recover, out: &Output) -> Result<Status> {
+    let path = &args.target.database;
+    let synced = args.evidence.writer_synced_every_commit;
+    let on_damage = OnDamage::from(args.on_damage);
+    let progress = Progress::spinner("recovering");
+
+    let vfs = UnixVfs::new();
+    let db = vfs.open(path, OpenFlags::WRITE)?;
+    let files = FileSet::of(path);
+    lock_exclusive(&vfs, &files, &*db)?;
+    let identity = identify(&vfs, path)?;
+    let findings = Findings::gather(&vfs, &files, &*db, identity.page_size, synced, false)?;
+    let plan = RecoveryPlan::make(findings, on_damage)?;
+    if !plan.decision.admits() {
+        drop(progress);
+        return refuse(&plan, out);
+    }
+    let stake = commits::at_stake(&plan.findings, plan.verdict);
+    let nothing_there = plan.findings.scan.is_none() && plan.findings.meta.is_none();
+    drop(db);
+
+    // Where there is neither a log nor a companion, there is nothing to recover and nothing to create.
+    let report = if nothing_there {
+        plan.report()
+    } else {
+        let options = Options::new()
+            .create(false)
+            .on_damage(on_damage)
+            .writer_synced_every_commit(synced);
+        let (store, opened) = Store::open(path, options)?;
+        store.close()?;
+        opened.recovery
+    };
+    drop(progress);
+    if out.json() {
+        out.object(&Report::from(&report))?;
+    } else {
+        out.text(&tell(&report, out))?;
+    }
+    if let Some(stake) = stake {
+        complain(&format!("{stake}. {}", consequence(&report)));
+    }
+    Ok(Status::Well)
+}
+
+/// Nothing was changed: says what either choice would keep.
+fn refuse(plan: &RecoveryPlan, out: &Output) -> Result<Status> {
+    let report = plan.report();
+    if out.json() {
+        out.object(&Report::from(&report))?;
+    } else {
+        out.text(&tell(&report, out))?;
+    }
+    let stake = commits::at_stake(&plan.findings, plan.verdict).unwrap_or_default();
+    complain(&format!("{stake}. {}", commits::choices(plan)));
+    Ok(Status::Damage)
+}
+
+/// What became of the commits that were at stake.
+fn consequence(report: &RecoveryReport) -> String {
+    let lost = match report.lost_commits {
+        0 => "The frames behind the damage were dropped".to_owned(),
+        1 => "That commit was dropped".to_owned(),
+        lost => format!("These {} were dropped", count(lost, "commit")),
+    };
+    match &report.kept_aside {
+        Some(aside) => format!("{lost}; the damaged log is kept as {}", aside.display()),
+        None => lost,
+    }
+}
+
+fn tell(report: &RecoveryReport, out: &Output) -> String {
+    let headline = match report.decision {
+        Decision::Clean => out.good("Clean: there was nothing to repair."),
+        Decision::TornTail => out.good("Recovered: a torn tail was dropped."),
+        Decision::Salvaged => out.bad("Salvaged: what precedes the damage was kept."),
+        Decision::Truncated => out.bad("Truncated: what precedes the damage was kept."),
+        Decision::Refused => out.bad("Refused: acknowledged commits are at stake."),
+        Decision::Ambiguous => out.bad("Refused: commits may be at stake."),
+    };
+    let mut text = format!("{headline}\n");
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {}{value}", out.faint(&format!("{name:<16}")));
+    };
+    line(
+        "commits kept",
+        format!(
+            "{} in {}",
+            number(report.commits),
+            count(report.committed_frames, "frame")
+        ),
+    );
+    let lost = if report.decision.admits() {
+        "commits lost"
+    } else {
+        "commits at stake"
+    };
+    line(lost, number(report.lost_commits));
+    line("frames dropped", number(report.dropped_frames));
+    if let Some(aside) = &report.kept_aside {
+        line("damaged log", aside.display().to_string());
+    }
+    match report.replaced {
+        Some(Whereabouts::InDatabase) => line(
+            "earlier log",
+            "gone, as it should be: another program brought it into the database".into(),
+        ),
+        Some(Whereabouts::ChangedSince) => line(
+            "earlier log",
+            "gone: another program went on with the database since".into(),
+        ),
+        Some(Whereabouts::Lost) => line(
+            "earlier log",
+            "gone, and the database does not hold its commits".into(),
+        ),
+        None => {}
+    }
+    text
+}

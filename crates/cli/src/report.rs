@@ -1,0 +1,221 @@
+//! What `inspect --json` and `verify --json` say.
+
+use crate::commits::{CommitNumbers, log_salts};
+use crate::output::ErrorBody;
+use serde::Serialize;
+use walmend::Identity;
+use walmend_types::Result;
+use walmend_vfs::VfsFile;
+use walmend_wal::{ByteOrder, Findings, HeaderState, Origin, Scan, slots};
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) database: Database,
+    pub(crate) wal: Option<Wal>,
+    pub(crate) wal_meta: Option<WalMeta>,
+    wal_sidecar: Option<()>,
+    db_sidecar: Option<()>,
+    /// Why no more can be said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<ErrorBody>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Database {
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+    pub(crate) page_size: u32,
+    pub(crate) pages: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Wal {
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+    pub(crate) header: &'static str,
+    pub(crate) page_size: u32,
+    pub(crate) byte_order: &'static str,
+    pub(crate) checkpoint_seq: u32,
+    pub(crate) salt1: u32,
+    pub(crate) salt2: u32,
+    pub(crate) slots: u64,
+    pub(crate) valid_frames: u32,
+    pub(crate) committed_frames: u32,
+    pub(crate) commits: u32,
+    pub(crate) db_pages: u32,
+    pub(crate) end: &'static str,
+    pub(crate) damage: Vec<Damage>,
+    pub(crate) frames_after_damage: u32,
+    pub(crate) commits_after_damage: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) frames: Option<Vec<Frame>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Damage {
+    pub(crate) frame: u32,
+    pub(crate) what: &'static str,
+    pub(crate) certain: bool,
+    pub(crate) healable: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Frame {
+    pub(crate) frame: u32,
+    pub(crate) page: u32,
+    pub(crate) db_pages: u32,
+    pub(crate) commit_seq: Option<u64>,
+    pub(crate) valid: bool,
+    pub(crate) covered: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct WalMeta {
+    pub(crate) path: String,
+    pub(crate) durable_frame: u32,
+    pub(crate) commit_seq: u64,
+    pub(crate) matches_log: bool,
+}
+
+impl Report {
+    /// What the findings say, with every frame if `frames` is set.
+    ///
+    /// # Errors
+    /// I/O errors of reading a header that does not decode.
+    pub(crate) fn new(
+        identity: &Identity,
+        findings: &Findings,
+        log: Option<&dyn VfsFile>,
+        frames: bool,
+    ) -> Result<Self> {
+        let mut wal = findings
+            .scan
+            .as_ref()
+            .map(|scan| Wal::new(identity, findings, scan, frames));
+        if let (Some(wal), Some(scan), Some(log)) = (&mut wal, &findings.scan, log)
+            && matches!(scan.header, HeaderState::UnsupportedVersion(_))
+        {
+            wal.read_raw_header(log)?;
+        }
+        Ok(Self {
+            database: Database {
+                path: identity.path.display().to_string(),
+                bytes: identity.bytes,
+                page_size: identity.page_size.get(),
+                pages: identity.db_pages,
+            },
+            wal,
+            wal_meta: WalMeta::new(findings),
+            wal_sidecar: None,
+            db_sidecar: None,
+            error: None,
+        })
+    }
+}
+
+impl Wal {
+    fn new(identity: &Identity, findings: &Findings, scan: &Scan, frames: bool) -> Self {
+        let header = scan.header.ok();
+        let salts = log_salts(scan).unwrap_or_default();
+        let damage = findings.damage.iter().map(|damage| Damage {
+            frame: damage.frame,
+            what: damage.what.as_str(),
+            certain: damage.certain,
+            healable: false,
+        });
+        Self {
+            path: findings.files.wal.display().to_string(),
+            bytes: scan.bytes,
+            header: match scan.header {
+                // An empty file is what a truncating checkpoint leaves: as good as a log can be.
+                HeaderState::Absent | HeaderState::Ok(_) => "ok",
+                HeaderState::Invalid => "invalid",
+                HeaderState::UnsupportedVersion(_) => "unsupported_version",
+            },
+            page_size: scan.page_size.get(),
+            byte_order: byte_order(scan.byte_order),
+            checkpoint_seq: header.map_or(0, |header| header.checkpoint_seq),
+            salt1: salts.salt1,
+            salt2: salts.salt2,
+            slots: slots(scan.bytes, scan.page_size),
+            valid_frames: scan.valid_frames,
+            committed_frames: scan.committed_frames,
+            commits: scan.commits,
+            db_pages: match scan.commits {
+                // Without a commit in the log the database is what its file says.
+                0 => identity.db_pages,
+                _ => scan.db_pages,
+            },
+            end: scan.end.as_str(),
+            damage: damage.collect(),
+            frames_after_damage: findings.frames_behind,
+            commits_after_damage: findings.commits_behind,
+            frames: frames.then(|| self::frames(findings, scan)),
+        }
+    }
+
+    /// The fields of a header of another version, as they stand there.
+    fn read_raw_header(&mut self, log: &dyn VfsFile) -> Result<()> {
+        let mut bytes = [0; 32];
+        log.read_exact_at(&mut bytes, 0)?;
+        let field = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        self.byte_order = byte_order(if field(0) & 1 == 0 {
+            ByteOrder::Little
+        } else {
+            ByteOrder::Big
+        });
+        self.page_size = field(8);
+        self.checkpoint_seq = field(12);
+        self.salt1 = field(16);
+        self.salt2 = field(20);
+        Ok(())
+    }
+}
+
+impl WalMeta {
+    fn new(findings: &Findings) -> Option<Self> {
+        let meta = findings.meta.as_ref()?;
+        let mark = meta.watermark.clone().unwrap_or_default();
+        let salts = findings.scan.as_ref().and_then(log_salts);
+        let stored = |frame: u32| {
+            let scan = findings.scan.as_ref()?;
+            match frame {
+                0 => scan.header.ok().map(|header| header.checksum()),
+                _ => scan.slot(frame).map(|slot| slot.header.checksum),
+            }
+        };
+        let matches_log = match salts {
+            Some(salts) => mark.salts == salts && stored(mark.frame) == Some(mark.checksum),
+            // An emptied log is what the companion expects after a truncating checkpoint.
+            None => findings.origin == Origin::ResetPending,
+        };
+        Some(Self {
+            path: findings.files.meta.display().to_string(),
+            durable_frame: mark.frame,
+            commit_seq: mark.commit_seq,
+            matches_log,
+        })
+    }
+}
+
+fn byte_order(order: ByteOrder) -> &'static str {
+    match order {
+        ByteOrder::Little => "little",
+        ByteOrder::Big => "big",
+    }
+}
+
+fn frames(findings: &Findings, scan: &Scan) -> Vec<Frame> {
+    let numbers = CommitNumbers::of(findings);
+    let slots = scan.slots.iter().zip(1..);
+    slots
+        .map(|(slot, frame)| Frame {
+            frame,
+            page: slot.header.page,
+            db_pages: slot.header.db_pages,
+            commit_seq: numbers.of_frame(frame),
+            valid: frame <= scan.valid_frames || scan.fault(frame).is_none(),
+            covered: false,
+        })
+        .collect()
+}
