@@ -76,6 +76,9 @@ pub struct Generation {
     pub largest_batch: u32,
     /// No commit has a larger number than this.
     pub reserved_seq: u64,
+    /// The number of the last commit before the first one of this generation. In the same record as the salts:
+    /// a crash can keep the record and lose the watermark that was written with it.
+    pub base_seq: u64,
 }
 
 /// Who has the database open.
@@ -383,7 +386,8 @@ fn encode_generation(generation: &Generation) -> [u8; BODY] {
         .put(&generation.page_size.to_be_bytes())
         .put(&generation.checkpoint_seq.to_be_bytes())
         .put(&generation.largest_batch.to_be_bytes())
-        .put(&generation.reserved_seq.to_be_bytes());
+        .put(&generation.reserved_seq.to_be_bytes())
+        .put(&generation.base_seq.to_be_bytes());
     writer.bytes
 }
 
@@ -402,6 +406,7 @@ fn decode_generation(body: &[u8; BODY]) -> Generation {
         checkpoint_seq: fields.u32(),
         largest_batch: fields.u32(),
         reserved_seq: fields.u64(),
+        base_seq: fields.u64(),
     }
 }
 
@@ -461,6 +466,7 @@ mod tests {
             checkpoint_seq: 3,
             largest_batch: 64,
             reserved_seq: 1 << 40,
+            base_seq: 12_345,
         };
         let owner = Owner {
             pid: 77,

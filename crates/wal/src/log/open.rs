@@ -155,6 +155,7 @@ fn record(
         checkpoint_seq: 0,
         largest_batch: LARGEST_BATCH,
         reserved_seq: reserved.max(commit_seq + SEQ_BLOCK),
+        base_seq: commit_seq,
     };
     let mut watermark = Watermark {
         commit_seq,
@@ -170,6 +171,7 @@ fn record(
         generation.previous_frames = 0;
         generation.checkpoint_seq = header.checkpoint_seq;
         generation.largest_batch = promised.max(LARGEST_BATCH);
+        generation.base_seq = commit_seq.saturating_sub(scan.commits.into());
         watermark.salts = header.salts;
         watermark.frame = committed;
         watermark.checksum = scan.checksum;
@@ -190,6 +192,7 @@ fn record(
 fn last_commit_seq(plan: &RecoveryPlan, companion: &Companion) -> u64 {
     let state = companion.state();
     let reserved = state.generation.map_or(0, |record| record.reserved_seq);
+    let base = state.generation.map_or(0, |record| record.base_seq);
     let marked = state.watermark.as_ref().map_or(0, |mark| mark.commit_seq);
     let scan = plan.findings.scan.as_ref();
     let commits = |after: u32| -> u64 {
@@ -206,13 +209,14 @@ fn last_commit_seq(plan: &RecoveryPlan, companion: &Companion) -> u64 {
         return reserved.max(marked + commits(0));
     }
     match plan.findings.origin {
-        Origin::NoRecord => marked + commits(0),
-        Origin::ResetPending => marked,
+        Origin::NoRecord => base.max(marked) + commits(0),
+        // A watermark may be older than the record: it need not have been synced when the reset began.
+        Origin::ResetPending => base,
         Origin::Known => {
             let salts = scan.and_then(crate::recovery::log_salts).unwrap_or_default();
             match state.watermark_of(salts) {
                 Some(mark) => mark.commit_seq + commits(mark.frame),
-                None => reserved.max(marked),
+                None => base + commits(0),
             }
         }
         Origin::Replaced(_) => reserved.max(marked + commits(0)),

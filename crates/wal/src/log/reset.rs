@@ -119,6 +119,7 @@ impl Shared {
             checkpoint_seq: tail.checkpoint_seq,
             largest_batch: LARGEST_BATCH,
             reserved_seq: reserved.max(commit_seq + SEQ_BLOCK),
+            base_seq: commit_seq,
         })?;
         let watermark = Watermark {
             salts,

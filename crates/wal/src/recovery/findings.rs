@@ -182,7 +182,9 @@ impl Findings {
         let committed = self.scan.as_ref().map_or(0, |scan| scan.committed_frames);
         let generation = self.meta.as_ref().and_then(|meta| meta.generation);
         let largest = generation.map_or(0, |generation| generation.largest_batch);
-        self.durable_frame.max(committed).saturating_add(largest.saturating_mul(2))
+        self.durable_frame
+            .max(committed)
+            .saturating_add(largest.saturating_mul(2))
     }
 
     /// Commit frames in `(after, upto]`, as far as their headers tell.
