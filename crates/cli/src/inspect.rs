@@ -209,7 +209,7 @@ impl Examined {
             "zero_page" => "a frame without a page number",
             _ => "a part of a frame",
         };
-        lines.push(("ends before", end.into()));
+        lines.push(("ends at", end.into()));
         if self.live {
             lines.push((
                 "in use",

@@ -150,14 +150,13 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     }
     if std::env::args_os().any(|arg| arg == "--json") {
         let text = error.to_string();
-        let message = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("error: ");
+        // The first paragraph says what is wrong; tips and the usage follow.
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = first.trim_start_matches("error:").split_whitespace().collect();
+        let message = words.join(" ");
         let body = ErrorBody {
             kind: "usage".into(),
-            message: message.into(),
+            message,
         };
         let _ = Output::new(true).object(&ErrorObject { error: body });
     }

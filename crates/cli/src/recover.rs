@@ -130,21 +130,20 @@ fn tell(report: &RecoveryReport, out: &Output) -> String {
     };
     let mut text = format!("{headline}\n");
     let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "  {}{value}", out.faint(&format!("{name:<16}")));
+        let _ = writeln!(text, "  {}{value}", out.faint(&format!("{name:<18}")));
+    };
+    let (kept, lost) = match report.decision.admits() {
+        true => ("commits kept", "commits lost"),
+        false => ("commits readable", "commits at stake"),
     };
     line(
-        "commits kept",
+        kept,
         format!(
             "{} in {}",
             number(report.commits),
             count(report.committed_frames, "frame")
         ),
     );
-    let lost = if report.decision.admits() {
-        "commits lost"
-    } else {
-        "commits at stake"
-    };
     line(lost, number(report.lost_commits));
     line("frames dropped", number(report.dropped_frames));
     if let Some(aside) = &report.kept_aside {

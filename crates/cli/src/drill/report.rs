@@ -188,7 +188,7 @@ impl Report {
         line(
             "time",
             format!(
-                "{:.1} s: {:.1} committing, {:.1} recovering, {:.1} checking, {:.1} finishing",
+                "{:.1} s: {:.2} committing, {:.2} recovering, {:.2} checking, {:.2} finishing",
                 seconds.total, seconds.committing, seconds.recovering, seconds.checking, seconds.finishing
             ),
         );

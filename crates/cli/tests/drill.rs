@@ -1,0 +1,178 @@
+//! The drill itself: short here, and in `cargo xtask torture` long.
+
+mod common;
+
+use common::{Run, contents, copy, digests, new_database, sqlite_recovers, walmend};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rusqlite::Connection;
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Checks what every good report says.
+fn passed(run: Run, kills: u64) -> Value {
+    let report = run.ends_with(0).json();
+    for (name, value) in [
+        ("lost", 0),
+        ("torn", 0),
+        ("kills", kills),
+        ("flips", 0),
+        ("flips_found", 0),
+        ("flips_healed", 0),
+    ] {
+        assert_eq!(report[name], value, "{name}: {report}");
+    }
+    assert_eq!(report["identical"], true);
+    assert!(report["acknowledged"].as_u64().unwrap() > kills, "{report}");
+    assert!(report["commits"].as_u64() >= report["acknowledged"].as_u64());
+    assert!(report["commits_per_second"].as_f64().unwrap() > 0.0);
+    assert!(report["syncs_per_commit"].as_f64().unwrap() > 0.0);
+    assert!(report["syncs_per_commit"].as_f64().unwrap() <= 1.0);
+    for name in ["p50", "p99", "max"] {
+        assert_eq!(report["repair_window_us"][name], 0);
+    }
+    report
+}
+
+#[test]
+fn nothing_is_lost_by_five_kills() {
+    let report = passed(walmend(["drill", "--kills", "5", "--seed", "7", "--json"]), 5);
+    assert_eq!(report["seed"], 7);
+    assert_eq!(report["result"], Value::Null, "the temporary folder is gone");
+}
+
+#[test]
+fn people_get_a_report() {
+    let run = walmend(["drill", "--kills", "1", "--writers", "3"]).ends_with(0);
+    assert!(run.stdout.contains("Nothing was lost."), "{run:?}");
+    assert!(run.stdout.contains("identical to the source"), "{run:?}");
+}
+
+/// A database of at least 10 MB with tables, indexes, blobs and a half-full log, left open by its writer.
+fn real_database(path: &Path) -> Connection {
+    let connection = new_database(path, 4096);
+    connection
+        .execute_batch(
+            "create table people(id integer primary key, name text not null, born real);
+             create index people_by_name on people(name);
+             create table pictures(id integer primary key, person integer references people, data blob);
+             begin;
+             with recursive n(i) as (select 1 union all select i + 1 from n where i < 20000)
+             insert into people(name, born) select 'name ' || (i * 7919 % 20000), i * 0.5 from n;
+             commit;
+             begin;
+             with recursive n(i) as (select 1 union all select i + 1 from n where i < 900)
+             insert into pictures(person, data) select i, randomblob(1000 + i * 23) from n;
+             commit;",
+        )
+        .unwrap();
+    connection
+        .query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
+        .unwrap();
+    connection
+        .execute_batch(
+            "update people set born = born + 1 where id % 100 = 0; delete from pictures where id % 50 = 0;",
+        )
+        .unwrap();
+    connection
+}
+
+#[test]
+fn the_pages_of_a_real_database_arrive_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("real.db");
+    let connection = real_database(&path);
+    let dir = folder.path().join("drill");
+    let before = digests(folder.path());
+    // The database is in use, and part of it is in its log: the drill takes what is committed.
+    let run = walmend([
+        "drill",
+        "--json",
+        "--kills",
+        "3",
+        "--source",
+        path.to_str().unwrap(),
+        "--dir",
+        dir.to_str().unwrap(),
+    ]);
+    let report = passed(run, 3);
+    assert_eq!(report["result"], dir.to_str().unwrap());
+    assert_eq!(digests(folder.path()), before, "the source was only read");
+
+    let expected = folder.path().join("expected.db");
+    copy(&path, &expected);
+    sqlite_recovers(&expected);
+    drop(connection);
+    let expected = fs::read(&expected).unwrap();
+    assert!(expected.len() >= 10_000_000, "{}", expected.len());
+    let result = dir.join("drill.db");
+    assert!(fs::read(&result).unwrap() == expected);
+    let connection = Connection::open(&result).unwrap();
+    let verdict: String = connection
+        .query_row("pragma integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(verdict, "ok");
+}
+
+#[test]
+fn small_and_odd_databases_can_be_drilled_with() {
+    for page_size in [512, 65536] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.db");
+        let connection = new_database(&path, page_size);
+        connection
+            .execute_batch("create table t(a); insert into t values (1)")
+            .unwrap();
+        drop(connection);
+        let run = walmend([
+            "drill",
+            "--json",
+            "--kills",
+            "2",
+            "--source",
+            path.to_str().unwrap(),
+        ]);
+        assert_eq!(passed(run, 2)["page_size"], page_size);
+    }
+}
+
+#[test]
+fn a_folder_that_holds_something_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("precious"), "x").unwrap();
+    let before = contents(folder.path());
+    let run = walmend(["drill", "--json", "--dir", folder.path().to_str().unwrap()]).ends_with(2);
+    assert!(run.stderr.contains("is not empty"), "{run:?}");
+    assert_eq!(contents(folder.path()), before);
+}
+
+#[test]
+fn the_child_command_is_for_the_drill_alone() {
+    let run = walmend(["drill-child"]).ends_with(2);
+    assert!(run.stderr.contains("walmend drill"), "{run:?}");
+}
+
+#[test]
+fn an_interrupted_drill_leaves_neither_child_nor_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut drill = Command::new(env!("CARGO_BIN_EXE_walmend"))
+        .args(["drill", "--kills", "1000"])
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(i32::try_from(drill.id()).unwrap());
+    let mut lines = BufReader::new(drill.stdout.take().unwrap()).lines();
+    // The first row of the table: a child has lived by now, and another one is at work or about to be.
+    assert!(lines.any(|line| line.unwrap().trim_start().starts_with("1 ")));
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(drill.wait().unwrap().code(), Some(128 + Signal::SIGTERM as i32));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let children = Command::new("pgrep").args(["-P", &pid.to_string()]).output();
+    if let Ok(children) = children {
+        assert!(children.stdout.is_empty(), "{children:?}");
+    }
+}
