@@ -76,10 +76,19 @@ impl Wal {
 
     /// The bytes of the log, with the checksum in the given byte order.
     pub(crate) fn encode(&self, big: bool) -> Vec<u8> {
+        self.encode_with(big, 3_007_000)
+    }
+
+    /// The bytes of the log, if it were of another version.
+    pub(crate) fn encode_version(&self, version: u32) -> Vec<u8> {
+        self.encode_with(false, version)
+    }
+
+    fn encode_with(&self, big: bool, version: u32) -> Vec<u8> {
         let page_size = u32::try_from(self.page_size).unwrap();
         let fields = [
             LITTLE + u32::from(big),
-            3_007_000,
+            version,
             page_size,
             self.sequence,
             self.salts[0],

@@ -15,7 +15,7 @@ pub(crate) mod sqlite;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use walmend::{Options, PageNumber, PageSize, Store};
+use walmend::{Error, Options, PageNumber, PageSize, Store};
 use walmend_vfs::{OpenFlags, UnixVfs, Vfs};
 use walmend_wal::{FileSet, Findings, with_suffix};
 
@@ -144,4 +144,14 @@ pub(crate) fn open(db: &Path) -> (Store, walmend::OpenReport) {
 
 pub(crate) fn page_size(bytes: usize) -> PageSize {
     PageSize::new(u32::try_from(bytes).unwrap()).unwrap()
+}
+
+/// Opening is refused, and changes no file of the folder; gives the error.
+#[track_caller]
+pub(crate) fn refused(db: &Path, options: Options) -> Error {
+    let folder = db.parent().unwrap();
+    let before = folder_bytes(folder);
+    let error = Store::open(db, options).unwrap_err();
+    assert_same_files(&before, &folder_bytes(folder), &error.to_string());
+    error
 }

@@ -110,3 +110,22 @@ pub(crate) fn probe(db: &Path) -> [i32; 3] {
     };
     [read, write, checkpoint]
 }
+
+/// A database that SQLite has written in WAL mode, with `rows` rows in table t, still connected.
+pub(crate) fn written_by_sqlite(db: &Path, rows: u32) -> Connection {
+    let connection = connect(db);
+    connection
+        .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)")
+        .unwrap();
+    insert(&connection, rows);
+    connection
+}
+
+/// Inserts rows into table t, each in a transaction of its own.
+pub(crate) fn insert(connection: &Connection, rows: u32) {
+    for row in 0..rows {
+        connection
+            .execute("INSERT INTO t VALUES (?1)", [format!("row {row}").repeat(60)])
+            .unwrap();
+    }
+}
