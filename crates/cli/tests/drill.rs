@@ -45,10 +45,19 @@ fn nothing_is_lost_by_five_kills() {
 }
 
 #[test]
-fn people_get_a_report() {
-    let run = walmend(["drill", "--kills", "1", "--writers", "3"]).ends_with(0);
-    assert!(run.stdout.contains("Nothing was lost."), "{run:?}");
-    assert!(run.stdout.contains("identical to the source"), "{run:?}");
+fn people_get_a_report_and_a_tidy_temporary_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_walmend"))
+        .args(["drill", "--kills", "1", "--writers", "3"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("Nothing was lost."), "{text}");
+    assert!(text.contains("identical to the source"), "{text}");
+    assert!(text.contains(folder.path().to_str().unwrap()), "{text}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 /// A database of at least 10 MB with tables, indexes, blobs and a half-full log, left open by its writer.
@@ -175,4 +184,25 @@ fn an_interrupted_drill_leaves_neither_child_nor_folder() {
     if let Ok(children) = children {
         assert!(children.stdout.is_empty(), "{children:?}");
     }
+}
+
+#[test]
+fn a_drill_that_is_killed_itself_takes_its_child_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("drill");
+    let mut drill = Command::new(env!("CARGO_BIN_EXE_walmend"))
+        .args(["drill", "--kills", "1000", "--dir", dir.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(drill.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().trim_start().starts_with("1 ")));
+    drill.kill().unwrap();
+    drill.wait().unwrap();
+    // The child sees its pipe closed and ends; then nobody has the database open. It would go on forever.
+    let gone = (0..600).any(|_| {
+        walmend_sync::thread::sleep(std::time::Duration::from_millis(100));
+        walmend(["recover", dir.join("drill.db").to_str().unwrap()]).code == 0
+    });
+    assert!(gone, "the child is still at work");
 }

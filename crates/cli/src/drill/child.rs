@@ -10,7 +10,8 @@ use walmend_error::{Error, Result};
 use walmend_sync::thread;
 use walmend_types::{PageNumber, PageSize};
 
-/// One of the writers checkpoints once so many bytes of frames are in the log but not in the database.
+/// One of the writers checkpoints once so many bytes of frames are in the log but not in the database, and a
+/// quarter of the database's size: otherwise a drill with a large one would do little else.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// The checkpoints take turns, so that kills hit all of them.
 const MODES: [CheckpointMode; 4] = [
@@ -189,6 +190,7 @@ impl Writers<'_> {
     fn wants_checkpoint(&self) -> bool {
         let stats = self.store.stats();
         let frames = stats.log_frames - stats.backfilled_frames.min(stats.log_frames);
-        u64::from(frames) * u64::from(self.assignment.page_size) > CHECKPOINT_BYTES
+        let bytes = |pages: u32| u64::from(pages) * u64::from(self.assignment.page_size);
+        bytes(frames) > CHECKPOINT_BYTES.max(bytes(self.assignment.db_pages) / 4)
     }
 }

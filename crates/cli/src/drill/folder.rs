@@ -139,6 +139,13 @@ impl Folder {
     }
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // The thread that waits for signals holds the other reference, and never ends.
+        drop(self.shared.lock().temporary.take());
+    }
+}
+
 fn no_child() -> Error {
     Error::Internal("there is no child".into())
 }
