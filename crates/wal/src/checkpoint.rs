@@ -12,6 +12,7 @@ use crate::verify::ExpectedPage;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use walmend_sync::MutexGuard;
+use walmend_sync::atomic::Ordering;
 use walmend_types::{Error, FrameNumber, Result, SyncMode};
 use walmend_vfs::ReadSource;
 
@@ -194,9 +195,17 @@ fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut Checkpo
         });
     }
     if limit == last {
+        // A length that is cached need not be on the disk: a failed sync leaves it marked clean, and setting
+        // it once more would change nothing that the next sync writes.
+        if shared.length_in_doubt.swap(true, Ordering::Relaxed) {
+            target.truncate_database(db_pages.saturating_add(1))?;
+        }
         target.truncate_database(db_pages)?;
     }
     let verified = barrier(target, &expected)?;
+    if limit == last {
+        shared.length_in_doubt.store(false, Ordering::Relaxed);
+    }
     let written = u32::try_from(expected.len()).unwrap_or(u32::MAX);
     report.pages_written += written;
     report.pages_verified += verified.pages;

@@ -113,6 +113,18 @@ impl Transition {
             s1: row(c, d).wrapping_add(part.s1),
         }
     }
+
+    /// The state before a block of zeros, from the state after it.
+    #[must_use]
+    pub fn undo(&self, after: Checksum) -> Checksum {
+        // The determinant is 1, so the inverse is the adjugate.
+        let [[a, b], [c, d]] = self.0;
+        let row = |x: u32, y: u32| x.wrapping_mul(after.s0).wrapping_sub(y.wrapping_mul(after.s1));
+        Checksum {
+            s0: row(d, b),
+            s1: row(c, a).wrapping_neg(),
+        }
+    }
 }
 
 fn multiply(x: [[u32; 2]; 2], y: [[u32; 2]; 2]) -> [[u32; 2]; 2] {
@@ -157,6 +169,8 @@ mod tests {
                 combined = Transition::over(bytes.len()).combine(combined, part);
             }
             prop_assert_eq!(serial, combined);
+            let zeros = Transition::over(8 * blocks.len());
+            prop_assert_eq!(zeros.undo(zeros.combine(serial, Checksum::default())), serial);
         }
     }
 }

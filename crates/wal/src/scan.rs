@@ -125,6 +125,8 @@ pub struct Scan {
     /// What each slot behind the prefix is: `None` for a frame that is valid when seeded from its
     /// predecessor. Parallel to `slots[valid_frames..]`.
     pub behind: Vec<Option<Fault>>,
+    /// Whether each of these slots ended a transaction of this generation when it was written.
+    ends_behind: Vec<bool>,
     /// The last slot of this generation, as far as salts tell; 0 if there is none.
     pub last_of_generation: u32,
 }
@@ -218,6 +220,7 @@ impl Scan {
                 ScanEnd::EndOfFile
             },
             behind: Vec::new(),
+            ends_behind: Vec::new(),
             last_of_generation: 0,
             slots: Vec::new(),
         };
@@ -244,7 +247,8 @@ impl Scan {
                 .iter()
                 .rposition(of_generation)
                 .map_or(0, |place| u32::try_from(place + 1).unwrap_or(u32::MAX));
-            scan.behind = behind(&slots[scan.valid_frames as usize..], chain, salts, transition);
+            let slots = &slots[scan.valid_frames as usize..];
+            (scan.behind, scan.ends_behind) = behind(slots, chain, salts, page_size, byte_order);
         }
         if header == HeaderState::Invalid && !scan.behind.is_empty() {
             // Without a header nothing seeds frame 1, so it cannot be judged.
@@ -266,6 +270,15 @@ impl Scan {
             .get(place as usize)
             .copied()
             .unwrap_or(Some(Fault::Page))
+    }
+
+    /// Whether frame `frame` ended a transaction of this generation when it was written. A damaged salt does
+    /// not hide that, and a damaged commit field is worked out from the checksum.
+    pub fn ends_transaction(&self, frame: u32) -> bool {
+        match frame.checked_sub(self.valid_frames + 1) {
+            None => self.slot(frame).is_some_and(|slot| slot.header.db_pages != 0),
+            Some(place) => self.ends_behind.get(place as usize).is_some_and(|ends| *ends),
+        }
     }
 
     /// The last commit frame behind the break that is valid where it stands; what lies between proves that
@@ -365,10 +378,21 @@ fn check(slot: &Slot, salts: Salts, computed: Checksum) -> Result<(), ScanEnd> {
     }
 }
 
-/// Judges the slots behind a break, each against the best-known checksum before it.
-fn behind(slots: &[Slot], chain: Checksum, salts: Salts, transition: Transition) -> Vec<Option<Fault>> {
+/// Judges the slots behind a break, each against the best-known checksum before it: what is wrong with it, and
+/// whether it ended a transaction.
+fn behind(
+    slots: &[Slot],
+    chain: Checksum,
+    salts: Salts,
+    page_size: PageSize,
+    order: ByteOrder,
+) -> (Vec<Option<Fault>>, Vec<bool>) {
+    let transition = Transition::over(8 + page_size.as_usize());
+    let over_page = Transition::over(page_size.as_usize());
     let mut seed = chain;
+    let mut previous_salts = salts;
     let mut faults = Vec::with_capacity(slots.len());
+    let mut ends = Vec::with_capacity(slots.len());
     for (place, slot) in slots.iter().enumerate() {
         let stored = slot.header.checksum;
         let computed = transition.combine(seed, slot.part);
@@ -390,9 +414,41 @@ fn behind(slots: &[Slot], chain: Checksum, salts: Salts, transition: Transition)
         } else {
             Some(Fault::Page)
         };
+        // What an earlier generation left chains as well, but to a frame that has other salts, too.
+        let of_generation =
+            slot.header.salts == salts || (fault == Some(Fault::Salt) && previous_salts == salts);
+        previous_salts = slot.header.salts;
+        let commit_field = match fault {
+            Some(Fault::Page | Fault::Header) => commit_field(slot, computed, over_page, order),
+            _ => slot.header.db_pages,
+        };
         faults.push(fault);
+        ends.push(of_generation && commit_field != 0);
     }
-    faults
+    (faults, ends)
+}
+
+/// The commit field of a damaged frame. If nothing else is damaged, it is what the checksum says: it is the
+/// second word under it, so a wrong one changes the second half of the state and only that, and what the page
+/// then does to the state can be undone.
+fn commit_field(slot: &Slot, computed: Checksum, over_page: Transition, order: ByteOrder) -> u32 {
+    let stored = slot.header.checksum;
+    let difference = over_page.undo(Checksum {
+        s0: stored.s0.wrapping_sub(computed.s0),
+        s1: stored.s1.wrapping_sub(computed.s1),
+    });
+    if difference.s0 != 0 {
+        return slot.header.db_pages;
+    }
+    match order {
+        ByteOrder::Big => slot.header.db_pages.wrapping_add(difference.s1),
+        ByteOrder::Little => slot
+            .header
+            .db_pages
+            .swap_bytes()
+            .wrapping_add(difference.s1)
+            .swap_bytes(),
+    }
 }
 
 /// The salts that most frames hold; how a log without a usable header tells what belongs to it.

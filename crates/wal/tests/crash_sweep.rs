@@ -6,11 +6,10 @@
 
 mod rig;
 
-use rig::{Model, Rig, Setup, Step, fresh, keeps, scenario, seeds, write};
+use rig::{Model, Rig, Setup, Step, check, fresh, keeps, scenario, seeds, write};
 use std::time::Duration;
 use walmend_types::PageSize;
 use walmend_vfs::sim::{CrashKeep, SimVfs};
-use walmend_wal::CheckpointMode;
 
 /// Runs the scenario until something fails or it ends; answers what must be there, and whether it ended.
 fn run(vfs: &SimVfs, setup: &Setup) -> (Model, bool) {
@@ -48,24 +47,6 @@ fn run(vfs: &SimVfs, setup: &Setup) -> (Model, bool) {
         }
     }
     (model, true)
-}
-
-/// Opens what a crash left, checks it, and goes on with it: nothing changes over another crash, a commit, a
-/// checkpoint and a reopening.
-fn check(disk: &SimVfs, mut model: Model, setup: &Setup, what: &dyn std::fmt::Debug) {
-    let rig = Rig::open(disk, setup).unwrap_or_else(|error| panic!("{what:?}: {error}"));
-    model.settle(&rig, what);
-    let disk = disk.fork().crash(CrashKeep::None);
-    let mut rig = Rig::open(&disk, setup).unwrap_or_else(|error| panic!("{what:?}, again: {error}"));
-    assert_eq!(model.settle(&rig, &(what, "after another crash")), 0);
-    let batch = [write(100, [2]), write(101, [1, 3])];
-    let answers = rig.commit(&batch);
-    model.note(&batch, &answers);
-    rig.checkpoint(CheckpointMode::Truncate).unwrap();
-    assert_eq!(rig.content(), model.sure, "{what:?}: after the checkpoint");
-    let disk = disk.fork().crash(CrashKeep::None);
-    let rig = Rig::open(&disk, setup).unwrap();
-    model.settle(&rig, &(what, "after a checkpoint and a crash"));
 }
 
 /// Interrupts the recovery of what a crash left at every one of its operations.

@@ -8,7 +8,7 @@
 //!  checkpoint ─────────────── under the recovery fence; a reset takes Tail, then Visible
 //! ```
 //!
-//! Locks are taken in the order Tail, companion, Visible. Nothing waits for I/O while it holds Visible.
+//! Locks are taken in the order Tail, syncing, companion, Visible. Nothing waits for I/O while it holds Visible.
 
 mod append;
 mod open;
@@ -31,6 +31,7 @@ use crate::recovery::OnDamage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use walmend_sync::atomic::AtomicBool;
 use walmend_sync::{Condvar, Mutex};
 use walmend_types::{CommitSeq, OutcomeToken, PageSize, Poison, Result, Salts, SyncMode};
 use walmend_vfs::{Vfs, VfsFile};
@@ -124,6 +125,10 @@ pub(crate) struct Shared {
     pub(crate) watermark_interval: Duration,
     pub(crate) poison: Poison,
     pub(crate) fence: RecoveryFence,
+    /// Nothing proves that the length of the database file is on the disk as well as in the cache.
+    pub(crate) length_in_doubt: AtomicBool,
+    /// Held over a sync of the log and the latching of its failure.
+    pub(crate) syncing: Mutex<()>,
     pub(crate) tail: Mutex<Tail>,
     pub(crate) meta: Mutex<Meta>,
     pub(crate) visible: Mutex<Visible>,
@@ -247,8 +252,11 @@ impl Log {
 }
 
 impl Shared {
-    /// The one place where the log is synced.
+    /// The one place where the log is synced. The kernel reports a failure to one caller only, so no sync may
+    /// begin between another one's failure and the latch: it would succeed, and prove nothing.
     pub(crate) fn sync_wal(&self, mode: SyncMode) -> Result<()> {
+        let _one_at_a_time = self.syncing.lock();
+        self.poison.check()?;
         self.poisoning(self.wal.sync(mode))
     }
 

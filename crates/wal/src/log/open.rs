@@ -13,6 +13,7 @@ use crate::scan::Scan;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use walmend_sync::atomic::AtomicBool;
 use walmend_sync::{Condvar, Mutex};
 use walmend_types::{CommitSeq, Error, FrameNumber, PageNumber, Result, Salts};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
@@ -88,6 +89,9 @@ impl Log {
             watermark_interval: config.watermark_interval,
             poison: config.poison,
             fence,
+            // An earlier process may have seen a sync of it fail.
+            length_in_doubt: AtomicBool::new(true),
+            syncing: Mutex::new(()),
             tail: Mutex::new(tail),
             meta: Mutex::new(Meta {
                 companion,

@@ -50,6 +50,7 @@ impl Shared {
 
     /// Begins a generation: everything in the file so far, if anything, is in the database.
     pub(crate) fn begin_generation(&self, tail: &mut Tail) -> Result<WalHeader> {
+        self.leave_generation(tail);
         let old = tail.salts_on_file;
         let random = self.vfs.random().to_be_bytes();
         let [a, b, c, d, e, f, g, h] = random;
@@ -86,17 +87,27 @@ impl Shared {
 
     /// Ends a generation: everything in the file is in the database, and the file becomes empty.
     pub(crate) fn empty_log(&self, tail: &mut Tail) -> Result<()> {
+        self.leave_generation(tail);
         self.record_generation(tail, Salts::default(), Checksum::default())?;
         self.wal.truncate(0)?;
         self.sync_wal(SyncMode::Full)?;
-        tail.header = None;
         tail.frames_on_file = 0;
+        tail.allocated = 0;
+        Ok(())
+    }
+
+    /// From here on readers see the database alone, and the next append begins a generation of its own, also
+    /// where the reset fails half-way: by then the companion may speak of another generation than the file
+    /// holds, and what is appended to that one would be taken for a leftover.
+    fn leave_generation(&self, tail: &mut Tail) {
+        if tail.header.is_none() {
+            return;
+        }
+        tail.header = None;
         tail.frames = 0;
         tail.checksum = Checksum::default();
-        tail.allocated = 0;
         tail.last = None;
         self.renew_visible(None);
-        Ok(())
     }
 
     fn record_generation(&self, tail: &Tail, salts: Salts, checksum: Checksum) -> Result<()> {

@@ -4,12 +4,13 @@
 //! before the sync, or the sync failed and left the pages marked clean. So every frame that is not proven
 //! durable by the watermark is written again, synced, and read back from the device. And behind the cut
 //! the header of every slot of this generation is zeroed: otherwise a later append that happens to repeat
-//! the first dropped frame would chain the rest of them back in.
+//! the first dropped frame would chain the rest of them back in. That goes for slots that only *look* empty
+//! too: their zeros may be in the cache alone, and the frames still on the disk.
 
 use super::decide::Decision;
 use super::plan::{RecoveryPlan, RecoveryReport};
 use crate::files::with_suffix;
-use crate::format::{FRAME_HEADER_SIZE, HEADER_SIZE, frame_offset};
+use crate::format::{FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, frame_offset};
 use crate::scan::Scan;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -41,7 +42,7 @@ pub(crate) fn apply(vfs: &dyn Vfs, wal: &dyn VfsFile, plan: &RecoveryPlan) -> Re
         } else {
             plan.findings.durable_frame
         };
-        settle(wal, scan, proven)?;
+        settle(wal, scan, proven, plan.findings.crash_reach())?;
     }
     Ok(report)
 }
@@ -77,7 +78,7 @@ fn keep_aside(vfs: &dyn Vfs, wal: &dyn VfsFile, path: &Path) -> Result<Option<Pa
     Ok(Some(aside))
 }
 
-fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32) -> Result<()> {
+fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32, reach: u32) -> Result<()> {
     let end = frame_offset(scan.committed_frames + 1, scan.page_size);
     // Where nothing is proven, neither is the header.
     let start = if proven == 0 {
@@ -89,15 +90,9 @@ fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32) -> Result<()> {
         wal.read_exact_at(chunk, offset)?;
         wal.write_at(chunk, offset)
     })?;
-    let mut zeroed = Vec::new();
-    for frame in scan.committed_frames + 1..=u32::try_from(scan.slots.len()).unwrap_or(u32::MAX) {
-        if scan
-            .slot(frame)
-            .is_some_and(|slot| slot.header.salts == scan_salts(scan))
-        {
-            wal.write_at(&[0; FRAME_HEADER_SIZE], frame_offset(frame, scan.page_size))?;
-            zeroed.push(frame);
-        }
+    let zeroed = leftovers(wal, scan, reach)?;
+    for &frame in &zeroed {
+        wal.write_at(&[0; FRAME_HEADER_SIZE], frame_offset(frame, scan.page_size))?;
     }
     // A last, partial frame: whatever a later append leaves of it must not look like a frame either.
     let tail_start = frame_offset(
@@ -120,6 +115,45 @@ fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The slots behind the cut that hold a frame of this generation, in the cache or on the device. `reach` is
+/// the last frame that can have been written without having been acknowledged or seen.
+fn leftovers(wal: &dyn VfsFile, scan: &Scan, reach: u32) -> Result<Vec<u32>> {
+    let salts = scan_salts(scan);
+    let slots = u32::try_from(scan.slots.len()).unwrap_or(u32::MAX);
+    let size = crate::format::frame_size(scan.page_size);
+    let per_read = u32::try_from((CHUNK / size).max(1)).unwrap_or(u32::MAX);
+    let mut found = Vec::new();
+    let mut next = scan.committed_frames + 1;
+    let mut buffer = Vec::new();
+    while next <= slots {
+        let frames = per_read.min(slots - next + 1);
+        if next <= reach {
+            buffer.resize(usize::try_from(u64::from(frames) * size).unwrap_or(usize::MAX), 0);
+            let read = wal.read_from_device(&mut buffer, frame_offset(next, scan.page_size))?;
+            buffer.truncate(read.bytes);
+        } else {
+            buffer.clear();
+        }
+        let on_device = buffer
+            .chunks(usize::try_from(size).unwrap_or(usize::MAX))
+            .map(|bytes| {
+                let header = bytes.first_chunk::<FRAME_HEADER_SIZE>();
+                header.is_some_and(|header| FrameHeader::decode(header).salts == salts)
+            });
+        let on_device = on_device.chain(std::iter::repeat(false));
+        found.extend(
+            (next..next + frames)
+                .zip(on_device)
+                .filter_map(|(frame, on_device)| {
+                    let cached = scan.slot(frame).is_some_and(|slot| slot.header.salts == salts);
+                    (cached || on_device).then_some(frame)
+                }),
+        );
+        next += frames;
+    }
+    Ok(found)
 }
 
 /// Reads back what was rewritten, from the device, and checks it against the scan.

@@ -178,7 +178,7 @@ impl Findings {
     /// The furthest frame that a crash can leave written: two batches behind the last frame that was synced.
     /// After a power loss the watermark may be older than that; but what was synced is unbroken, so if the
     /// break is no damage, then everything up to it was.
-    fn crash_reach(&self) -> u32 {
+    pub(super) fn crash_reach(&self) -> u32 {
         let committed = self.scan.as_ref().map_or(0, |scan| scan.committed_frames);
         let generation = self.meta.as_ref().and_then(|meta| meta.generation);
         let largest = generation.map_or(0, |generation| generation.largest_batch);
@@ -187,14 +187,11 @@ impl Findings {
             .saturating_add(largest.saturating_mul(2))
     }
 
-    /// Commit frames in `(after, upto]`, as far as their headers tell.
+    /// Commits that end in `(after, upto]`.
     fn commits_between(&self, after: u32, upto: u32) -> u32 {
         let Some(scan) = &self.scan else { return 0 };
-        let Some(salts) = log_salts(scan) else { return 0 };
-        let commits = (after + 1..=upto)
-            .filter_map(|frame| scan.slot(frame))
-            .filter(|slot| slot.header.db_pages != 0 && slot.header.salts == salts);
-        u32::try_from(commits.count()).unwrap_or(u32::MAX)
+        let ends = (after + 1..=upto).filter(|frame| scan.ends_transaction(*frame));
+        u32::try_from(ends.count()).unwrap_or(u32::MAX)
     }
 
     /// The facts that the decision depends on.
@@ -253,6 +250,12 @@ fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
         return Some(Origin::Known);
     }
     if salts == generation.previous && scan.committed_frames <= generation.previous_frames {
+        return Some(Origin::ResetPending);
+    }
+    // The reset stopped within the header. Most slots may then be of a generation older still, but no slot is of
+    // the new one, and the first one is of the one that was reset.
+    let first = scan.slot(1).map(|slot| slot.header.salts);
+    if scan.header == HeaderState::Invalid && mark == 0 && first == Some(generation.previous) {
         return Some(Origin::ResetPending);
     }
     // Another program began a log of its own after ours was emptied: that is what emptying is for.

@@ -389,7 +389,25 @@ pub(crate) fn keeps(seeds: std::ops::Range<u64>) -> Vec<CrashKeep> {
     keeps
 }
 
-/// Creates the database file with an empty first page, durably, so that what follows is about the log.
+/// Opens what a crash left, checks it, and goes on with it: nothing changes over another crash, a commit, a
+/// checkpoint and a reopening.
+pub(crate) fn check(disk: &SimVfs, mut model: Model, setup: &Setup, what: &dyn std::fmt::Debug) {
+    let rig = Rig::open(disk, setup).unwrap_or_else(|error| panic!("{what:?}: {error}"));
+    model.settle(&rig, what);
+    let disk = disk.fork().crash(CrashKeep::None);
+    let mut rig = Rig::open(&disk, setup).unwrap_or_else(|error| panic!("{what:?}, again: {error}"));
+    assert_eq!(model.settle(&rig, &(what, "after another crash")), 0);
+    let batch = [write(100, [2]), write(101, [1, 3])];
+    let answers = rig.commit(&batch);
+    model.note(&batch, &answers);
+    rig.checkpoint(CheckpointMode::Truncate).unwrap();
+    assert_eq!(rig.content(), model.sure, "{what:?}: after the checkpoint");
+    let disk = disk.fork().crash(CrashKeep::None);
+    let rig = Rig::open(&disk, setup).unwrap();
+    model.settle(&rig, &(what, "after a checkpoint and a crash"));
+}
+
+/// A disk with an empty database file.
 pub(crate) fn fresh(seed: u64) -> SimVfs {
     let vfs = SimVfs::new(seed);
     let db = vfs.open(Path::new(DB), OpenFlags::CREATE).unwrap();
