@@ -1,6 +1,6 @@
 //! The numbers of the commits in a log, and which of them damage puts at stake.
 
-use crate::format::{count, number};
+use crate::format::count;
 use walmend_types::Salts;
 use walmend_wal::{Decision, Findings, Origin, RecoveryPlan, Scan, Stake, Verdict, frame_offset};
 
@@ -87,14 +87,14 @@ pub(crate) fn at_stake(findings: &Findings, verdict: Verdict) -> Option<String> 
         return Some(format!(
             "{name} is not the log that was written last: that one is gone, with commits up to {}, and the \
              database does not hold them",
-            number(last)
+            last
         ));
     };
     if findings.other_history {
         return Some(format!(
             "{name} holds other content at frame {} than was acknowledged: another program went on from an \
              earlier state",
-            number(findings.durable_frame)
+            findings.durable_frame
         ));
     }
     let frame = findings
@@ -104,19 +104,17 @@ pub(crate) fn at_stake(findings: &Findings, verdict: Verdict) -> Option<String> 
     let place = match frame {
         0 => "in its header".to_owned(),
         _ => format!(
-            "at frame {} (offset {})",
-            number(frame),
-            number(frame_offset(frame, scan.page_size))
+            "at frame {frame} (offset {})",
+            frame_offset(frame, scan.page_size)
         ),
     };
     let first = numbers.last_kept() + 1;
     let lost = match findings.lost_commits {
         0 => "frames that were acknowledged are at stake".to_owned(),
-        1 => format!("commit {} is at stake", number(first)),
+        1 => format!("commit {first} is at stake"),
         lost => format!(
-            "commits {} to {} ({}) are at stake",
-            number(first),
-            number(first + u64::from(lost) - 1),
+            "commits {first} to {} ({}) are at stake",
+            first + u64::from(lost) - 1,
             count(lost, "commit")
         ),
     };
@@ -129,7 +127,7 @@ pub(crate) fn at_stake(findings: &Findings, verdict: Verdict) -> Option<String> 
         commits => format!(
             "{} before it can be read, up to number {}",
             count(commits, "commit"),
-            number(numbers.last_kept())
+            numbers.last_kept()
         ),
     };
     Some(format!("{name} is damaged {place}: {lost}{doubt}; {kept}"))

@@ -1,4 +1,5 @@
-//! Numbers and tables for people.
+//! Numbers and tables for people. Counts get separators; numbers that name something, like that of a frame, do
+//! not.
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn number(value: impl Into<u64>) -> String {

@@ -148,11 +148,7 @@ impl Examined {
                 &[
                     (
                         "durable up to",
-                        format!(
-                            "frame {}, commit {}",
-                            number(meta.durable_frame),
-                            number(meta.commit_seq)
-                        ),
+                        format!("frame {}, commit {}", meta.durable_frame, meta.commit_seq),
                     ),
                     ("speaks of", matches.into()),
                 ],
@@ -275,9 +271,9 @@ fn tables(wal: &Wal, out: &Output) -> String {
         ]);
         for frame in frames {
             table.row([
-                number(frame.frame),
-                number(frame.page),
-                frame.commit_seq.map_or_else(|| "-".into(), number),
+                frame.frame.to_string(),
+                frame.page.to_string(),
+                frame.commit_seq.map_or_else(|| "-".into(), |seq| seq.to_string()),
                 match frame.db_pages {
                     0 => String::new(),
                     pages => number(pages),
@@ -297,7 +293,7 @@ fn tables(wal: &Wal, out: &Output) -> String {
         for damage in wal.damage.iter().take(20) {
             let place = match damage.frame {
                 0 => "header".into(),
-                frame => number(frame),
+                frame => frame.to_string(),
             };
             table.row([
                 place,

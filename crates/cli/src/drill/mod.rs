@@ -303,10 +303,10 @@ impl<'a> Drill<'a> {
             self.problem("the last checkpoint was blocked although nobody reads".into());
         }
         self.report.pages_verified = checkpoint.pages_verified;
-        self.report.verified_from = match checkpoint.verified_from {
+        self.report.verified_from = Some(match checkpoint.verified_from {
             ReadSource::Device => "device",
             ReadSource::Cache => "cache",
-        };
+        });
         self.report.identical = self.compare()?;
         self.report.seconds.finishing = started.elapsed().as_secs_f64();
         Ok(())

@@ -33,7 +33,8 @@ pub(super) struct Report {
     pub(super) syncs_per_commit: f64,
     pub(super) repair_window_us: RepairWindow,
     pub(super) pages_verified: u32,
-    pub(super) verified_from: &'static str,
+    /// `None` if the drill ended before its last checkpoint.
+    pub(super) verified_from: Option<&'static str>,
     pub(super) identical: bool,
     pub(super) problems: Vec<String>,
     /// Where the files are, if they were kept.
@@ -76,7 +77,7 @@ impl Report {
         let kind = if self.from_source {
             "of the source"
         } else {
-            "of its own"
+            "of the drill's own"
         };
         let mut text = format!(
             "{} {}\n\n{} commit {} {kind} ({}) to a real store, in transactions of several pages;\n\
@@ -163,27 +164,24 @@ impl Report {
                 self.syncs_per_commit
             ),
         );
-        line(
-            "checkpoint",
-            format!(
-                "{} on the way; the last one verified {}, read from {}",
-                number(self.checkpoints),
-                count(self.pages_verified, "page"),
-                match self.verified_from {
-                    "device" => "the device",
-                    _ => "the cache, because this file system does not let it be bypassed",
-                }
+        let last = match self.verified_from {
+            None => "the last one was not reached".to_owned(),
+            Some(source) => format!(
+                "the last one verified {}, read from the {source}",
+                count(self.pages_verified, "page")
             ),
+        };
+        line(
+            "checkpoints",
+            format!("{} on the way; {last}", number(self.checkpoints)),
         );
         line("flips", "0: flipping and healing bits is not built yet".into());
-        line(
-            "result",
-            if self.identical {
-                out.good("identical to the source, byte for byte")
-            } else {
-                out.bad("differs from the source")
-            },
-        );
+        let result = match (self.verified_from, self.identical) {
+            (None, _) => out.bad("not reached"),
+            (_, false) => out.bad("differs from the source"),
+            (_, true) => out.good("identical to the source, byte for byte"),
+        };
+        line("result", result);
         let seconds = &self.seconds;
         line(
             "time",
