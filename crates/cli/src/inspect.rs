@@ -138,9 +138,10 @@ impl Examined {
             None => section("Log", "there is none", &[]),
         }
         if let Some(meta) = &report.wal_meta {
-            let matches = match meta.matches_log {
-                true => "this log",
-                false => "another log, or an earlier state of this one",
+            let matches = match (meta.matches_log, meta.commit_seq) {
+                (true, _) => "this log",
+                (false, 0) => "nothing yet",
+                (false, _) => "another log, or an earlier state of this one",
             };
             section(
                 "Companion",
