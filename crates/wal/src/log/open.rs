@@ -214,8 +214,9 @@ fn last_commit_seq(plan: &RecoveryPlan, companion: &Companion) -> u64 {
     }
     match plan.findings.origin {
         Origin::NoRecord => base.max(marked) + commits(0),
-        // A watermark may be older than the record: it need not have been synced when the reset began.
-        Origin::ResetPending => base,
+        // Either may be the newer one: the watermark need not have been synced when the reset began, and a
+        // record may have rotted.
+        Origin::ResetPending => base.max(marked),
         Origin::Known => {
             let salts = scan.and_then(crate::recovery::log_salts).unwrap_or_default();
             match state.watermark_of(salts) {
