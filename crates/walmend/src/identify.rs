@@ -1,5 +1,6 @@
 //! What kind of database a file is, told without changing anything.
 
+use crate::descriptors::Opened;
 use crate::options::Pages;
 use std::path::{Path, PathBuf};
 use walmend_types::{Error, PageSize, Result};
@@ -32,8 +33,10 @@ pub struct Identity {
 /// [`Error::NotFound`]; [`Error::NotADatabase`] for a directory, an empty or truncated file, a file of
 /// another kind, or an SQLite database whose rollback journal has to be played back first; I/O errors.
 pub fn identify(vfs: &dyn Vfs, path: &Path) -> Result<Identity> {
-    let file = vfs.open(path, OpenFlags::READ)?;
-    identify_file(vfs, path, &*file, None)
+    let opened = Opened::open(vfs, path, OpenFlags::READ)?;
+    let identity = identify_file(vfs, path, &*opened.file, None);
+    opened.close()?;
+    identity
 }
 
 /// Like [`identify`], on an open file. `page_size` is what the caller says of a Raw database that has lost

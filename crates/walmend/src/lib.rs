@@ -29,6 +29,7 @@
 //! isolation, which permits write skew. While a store is open it holds the database for itself: a real
 //! sqlite3 gets `SQLITE_BUSY`.
 
+mod descriptors;
 mod identify;
 mod initial;
 mod options;

@@ -1,5 +1,6 @@
 //! The store: opening, closing, and what lies between.
 
+use crate::descriptors::Opened;
 use crate::identify::{Identity, identify_file};
 use crate::initial::first_page;
 use crate::options::{Options, Pages};
@@ -83,7 +84,7 @@ pub(crate) struct Inner {
     pub(crate) page_size: PageSize,
     pub(crate) log: Log,
     pub(crate) sender: Sender<Payload>,
-    db: Arc<dyn VfsFile>,
+    db: Opened,
     totals: Arc<SharedTotals>,
     checkpoint_wait: Duration,
     next_txn: AtomicU64,
@@ -117,30 +118,36 @@ impl Store {
         } else {
             OpenFlags::WRITE
         };
-        let db = vfs.open(path, flags)?;
-        lock_exclusive(&*vfs, &files, &*db)?;
-        let opened = Self::open_locked(&files, Arc::clone(&db), &options);
-        if opened.is_err() {
-            if before.is_none() && db.is_empty()? {
-                vfs.remove(path)?;
+        let db = Opened::open(&*vfs, path, flags)?;
+        let opened = lock_exclusive(&*vfs, &files, &*db.file).and_then(|()| {
+            let opened = Self::open_locked(&files, db.clone(), &options);
+            if opened.is_err() {
+                if before.is_none() && db.file.is_empty()? {
+                    vfs.remove(path)?;
+                }
+                unlock_exclusive(&*db.file)?;
             }
-            unlock_exclusive(&*db)?;
+            opened
+        });
+        if opened.is_err() {
+            db.close()?;
         }
         opened
     }
 
-    fn open_locked(files: &FileSet, db: Arc<dyn VfsFile>, options: &Options) -> Result<(Self, OpenReport)> {
+    fn open_locked(files: &FileSet, opened: Opened, options: &Options) -> Result<(Self, OpenReport)> {
         let vfs = &options.vfs;
+        let db = &opened.file;
         let created = options.create && db.is_empty()?;
         if created {
-            create(&**vfs, files, &*db, options)?;
+            create(&**vfs, files, &**db, options)?;
         }
-        let identity = identify_file(&**vfs, &files.db, &*db, options.page_size)?;
+        let identity = identify_file(&**vfs, &files.db, &**db, options.page_size)?;
         check_wishes(&identity, options)?;
 
         let mut config = LogConfig::new(
             files.clone(),
-            Arc::clone(&db),
+            Arc::clone(db),
             identity.page_size,
             identity.pages.into(),
             identity.db_pages,
@@ -180,7 +187,7 @@ impl Store {
             page_size: identity.page_size,
             log,
             sender,
-            db,
+            db: opened,
             totals,
             checkpoint_wait: options.checkpoint_wait,
             next_txn: AtomicU64::new(1),
@@ -288,14 +295,14 @@ impl Inner {
         } else {
             Ok(())
         };
-        let unlocked = unlock_exclusive(&*self.db);
+        let unlocked = unlock_exclusive(&*self.db.file);
         ended.map(drop).and(tidied).and(unlocked)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(error) = self.close() {
+        if let Err(error) = self.close().and_then(|()| self.db.close()) {
             tracing::error!(target: "walmend::store", %error, "closing failed");
         }
     }
