@@ -287,6 +287,24 @@ fn frames_whose_removal_never_reached_the_disk_do_not_come_back_after_they_were_
 }
 
 #[test]
+fn an_append_that_was_refused_before_it_began_does_not_undo_the_one_before_it() {
+    let setup = Setup::small();
+    let vfs = fresh(2);
+    let (mut rig, model) = with_one_commit(&vfs, &setup);
+    let requests = rig.requests(&three()[..1]);
+    let entries = [walmend_types::BatchEntry {
+        request: &requests[0],
+        commit_seq: walmend_types::CommitSeq(2),
+    }];
+    // As when the sync of a checkpoint fails just after the group commit has looked at the latch.
+    rig.poison().set(Error::Internal("elsewhere".into()));
+    assert!(rig.writer.append_batch(&entries).is_err());
+    let _ = WalBatchWriter::<Vec<PageImage>>::discard_append(&mut rig.writer);
+    assert_eq!(rig.content(), model.sure);
+    losses(&vfs, &model, &setup, &"refused");
+}
+
+#[test]
 fn a_panic_in_the_append_leaves_nothing_behind_that_could_come_back() {
     let setup = Setup::small();
     let sim = fresh(2);

@@ -43,10 +43,11 @@ fn closed() -> (SimVfs, Model) {
     (vfs.kill(), model)
 }
 
-fn files(vfs: &SimVfs) -> Vec<(PathBuf, Option<Vec<u8>>, Option<Vec<u8>>)> {
+/// All files, each as cached and as durable.
+fn files(vfs: &SimVfs) -> Vec<(PathBuf, [Option<Vec<u8>>; 2])> {
     vfs.files()
         .into_iter()
-        .map(|file| (file.clone(), vfs.dump(&file), vfs.dump_durable(&file)))
+        .map(|file| (file.clone(), [vfs.dump(&file), vfs.dump_durable(&file)]))
         .collect()
 }
 

@@ -158,19 +158,20 @@ impl<P: PagePayload> WalBatchWriter<P> for LogWriter {
     }
 
     fn append_batch(&mut self, batch: &[BatchEntry<'_, P>]) -> Result<Append<LogMark>, AppendFailure> {
-        self.shared.poison.check()?;
-        let frames = self.check(batch)?;
-        let Some(last_entry) = batch.last() else {
-            return Err(Error::Internal("an empty batch was appended".into()).into());
-        };
         let mut tail = self.shared.tail.lock();
         if tail.last.is_some_and(|last| last.failed) {
             return Err(
                 Error::Internal("a failed append was not discarded before the next one".into()).into(),
             );
         }
-        // Until the frames are about to be written, there is nothing to discard.
+        // Before anything can fail: until frames are about to be written there is nothing to discard, least
+        // of all the append before this one, which has been acknowledged by now.
         tail.last = None;
+        self.shared.poison.check()?;
+        let frames = self.check(batch)?;
+        let Some(last_entry) = batch.last() else {
+            return Err(Error::Internal("an empty batch was appended".into()).into());
+        };
         let log = self.shared.prepare(&mut tail, frames, last_entry.commit_seq)?;
         let encoded = self.encode(batch, frames, &log, &tail)?;
         let first = tail.frames + 1;
@@ -227,7 +228,11 @@ impl<P: PagePayload> WalBatchWriter<P> for LogWriter {
 
     fn discard_append(&mut self) -> Result<()> {
         let mut tail = self.shared.tail.lock();
-        let Some(last) = tail.last else { return Ok(()) };
+        let published = self.shared.visible.lock().frames;
+        // What is published is not what failed.
+        let Some(last) = tail.last.filter(|last| last.last > published) else {
+            return Ok(());
+        };
         let wal = &self.shared.wal;
         let len = wal.len()?;
         for frame in last.first..=last.last {

@@ -199,10 +199,14 @@ impl Rig {
     }
 
     pub(crate) fn open_on(vfs: Arc<dyn Vfs>, setup: &Setup) -> Result<Self> {
-        let db = vfs.open(Path::new(DB), OpenFlags::CREATE)?;
+        Self::open_at(vfs, Path::new(DB), setup)
+    }
+
+    pub(crate) fn open_at(vfs: Arc<dyn Vfs>, path: &Path, setup: &Setup) -> Result<Self> {
+        let db = vfs.open(path, OpenFlags::CREATE)?;
         let pages = db.len()?.div_ceil(setup.page_size.get().into());
         let mut config = LogConfig::new(
-            FileSet::of(Path::new(DB)),
+            FileSet::of(path),
             db,
             setup.page_size,
             PageKind::Raw,
