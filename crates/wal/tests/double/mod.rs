@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     SlowFailingSync { suffix: &'static str },
     /// A write is acknowledged, and does not happen.
     LostWrite { suffix: &'static str },
+    /// A bit flips right behind a sync.
+    FlipAfterSync { suffix: &'static str, at: u64 },
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +39,7 @@ pub(crate) struct DoubleVfs {
 #[derive(Debug)]
 struct DoubleFile {
     inner: Arc<dyn VfsFile>,
+    disk: SimVfs,
     state: Arc<State>,
 }
 
@@ -77,6 +80,7 @@ impl Vfs for DoubleVfs {
     fn open(&self, path: &Path, flags: OpenFlags) -> Result<Arc<dyn VfsFile>> {
         Ok(Arc::new(DoubleFile {
             inner: self.inner.open(path, flags)?,
+            disk: self.inner.clone(),
             state: Arc::clone(&self.state),
         }))
     }
@@ -146,7 +150,14 @@ impl VfsFile for DoubleFile {
             _ => None,
         });
         if !fails {
-            return self.inner.sync(mode);
+            self.inner.sync(mode)?;
+            let flip = *self.state.fault.lock();
+            if let Some(Fault::FlipAfterSync { suffix, at }) = flip
+                && self.strikes(|_| Some(suffix))
+            {
+                self.disk.flip_bit(self.path(), at, 1);
+            }
+            return Ok(());
         }
         *self.state.failed_syncs.lock() += 1;
         self.state.failed.notify_all();
