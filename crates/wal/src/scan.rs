@@ -281,6 +281,15 @@ impl Scan {
         }
     }
 
+    /// Whether commit frame `frame` repeats the one before it: SQLite pads a sector that way.
+    pub fn repeats_commit(&self, frame: u32) -> bool {
+        let commit = |frame: u32| self.slot(frame).filter(|slot| slot.header.db_pages != 0);
+        let before = frame.checked_sub(1).and_then(commit);
+        commit(frame)
+            .zip(before)
+            .is_some_and(|(slot, before)| slot.part == before.part)
+    }
+
     /// The last commit frame behind the break that is valid where it stands; what lies between proves that
     /// the break is not the end of what was written.
     pub fn last_commit_behind(&self) -> Option<u32> {

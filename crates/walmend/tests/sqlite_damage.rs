@@ -451,3 +451,48 @@ fn what_a_crash_can_leave_behind_a_break_is_a_torn_tail_and_what_it_cannot_is_da
         }
     }
 }
+
+/// Where a write may harm its sector's neighbours, SQLite repeats the commit frame up to the sector's end.
+#[test]
+fn a_commit_that_sqlite_has_padded_to_the_sector_is_at_stake_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let live = folder.path().join("live.db");
+    let connection = rusqlite::Connection::open(format!("file:{}?psow=0", live.display())).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA page_size=512; CREATE TABLE t(id INTEGER PRIMARY KEY, x); PRAGMA journal_mode=WAL; \
+             PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0",
+        )
+        .unwrap();
+    for _ in 0..100 {
+        connection
+            .execute_batch("INSERT INTO t(x) VALUES ('row')")
+            .unwrap();
+    }
+    let db = copy(&live, &folder.path().join("left"), &["-wal"]);
+    let wal = Wal::parse(&fs::read(wal_of(&db)).unwrap()).unwrap();
+    let commits = wal.commits();
+    assert!(commits.len() > 300, "repeated: {}", commits.len());
+    // The first frame of the 51st transaction, behind the padding of the 50th.
+    let ends: Vec<usize> = commits
+        .iter()
+        .copied()
+        .filter(|&end| wal.frames.get(end) != wal.frames.get(end - 1))
+        .collect();
+    assert_eq!(ends.len(), 100);
+    let frame = ends[49] + 1;
+    let mut log = fs::read(wal_of(&db)).unwrap();
+    log[wal.offset(frame) + 100] ^= 1;
+    fs::write(wal_of(&db), log).unwrap();
+    match refused(&db, Options::new()) {
+        Error::WalAmbiguous {
+            frame: named,
+            commits_behind,
+            ..
+        } => {
+            assert_eq!((named as usize, commits_behind), (frame, 50));
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!(sqlite::count(&connect(&db), "t"), 50);
+}

@@ -187,10 +187,13 @@ impl Findings {
             .saturating_add(largest.saturating_mul(2))
     }
 
-    /// Commits that end in `(after, upto]`.
+    /// Commits that end in `(after, upto]`. In a log of SQLite's, a commit frame that repeats the one before it
+    /// pads a sector; in one of walmend's it is a commit of its own.
     fn commits_between(&self, after: u32, upto: u32) -> u32 {
         let Some(scan) = &self.scan else { return 0 };
-        let ends = (after + 1..=upto).filter(|frame| scan.ends_transaction(*frame));
+        let padded = self.origin != Origin::Known;
+        let ends = (after + 1..=upto)
+            .filter(|frame| scan.ends_transaction(*frame) && !(padded && scan.repeats_commit(*frame)));
         u32::try_from(ends.count()).unwrap_or(u32::MAX)
     }
 
