@@ -3,10 +3,37 @@
 
 use crate::identify::{MARKER_MAGIC, SQLITE_MAGIC};
 use crate::options::Pages;
-use walmend_types::PageSize;
+use walmend_types::{PageSize, Result, SyncMode};
+use walmend_vfs::VfsFile;
+
+/// What says of which kind a file is lies in its first sector, which is written whole or not at all.
+const SECTOR: usize = 512;
+
+/// Writes the first page of a new database, durably: first the sector that says what the file is, then the
+/// rest, which is zeros. In one go, a power loss could leave the rest without the beginning, and nobody would
+/// know that file.
+pub(crate) fn write_first_page(file: &dyn VfsFile, pages: Pages, page_size: PageSize) -> Result<()> {
+    file.write_at(&first_page(pages, page_size)[..SECTOR], 0)?;
+    file.sync(SyncMode::Full)?;
+    complete_first_page(file, pages, page_size)
+}
+
+/// Goes on where a power loss stopped the creation of a database. Any other file is left alone.
+pub(crate) fn complete_first_page(file: &dyn VfsFile, pages: Pages, page_size: PageSize) -> Result<()> {
+    if file.len()? != SECTOR as u64 || page_size.as_usize() == SECTOR {
+        return Ok(());
+    }
+    let mut found = [0; SECTOR];
+    file.read_exact_at(&mut found, 0)?;
+    if found[..] != first_page(pages, page_size)[..SECTOR] {
+        return Ok(());
+    }
+    file.truncate(page_size.get().into())?;
+    file.sync(SyncMode::Full)
+}
 
 /// What a new database file starts with: one page.
-pub(crate) fn first_page(pages: Pages, page_size: PageSize) -> Vec<u8> {
+fn first_page(pages: Pages, page_size: PageSize) -> Vec<u8> {
     match pages {
         Pages::Raw => marker(page_size),
         Pages::Sqlite => empty_sqlite(page_size),

@@ -2,7 +2,7 @@
 
 use crate::descriptors::Opened;
 use crate::identify::{Identity, identify_file};
-use crate::initial::first_page;
+use crate::initial::{complete_first_page, write_first_page};
 use crate::options::{Options, Pages};
 use crate::snapshot::Snapshot;
 use crate::txn::{Payload, Txn};
@@ -15,7 +15,7 @@ use walmend_commit::{
 use walmend_sync::Mutex;
 use walmend_sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use walmend_sync::thread::JoinHandle;
-use walmend_types::{CommitSeq, Cx, Error, OutcomeToken, PageSize, Result, SyncMode, TxnId};
+use walmend_types::{CommitSeq, Cx, Error, OutcomeToken, PageSize, Result, TxnId};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{
     CheckpointMode, CheckpointReport, FileSet, Log, LogConfig, RecoveryReport, lock_exclusive,
@@ -144,6 +144,9 @@ impl Store {
         }
         let identity = identify_file(&**vfs, &files.db, &**db, options.page_size)?;
         check_wishes(&identity, options)?;
+        if vfs.info(&files.wal)?.is_none_or(|log| log.len == 0) {
+            complete_first_page(&**db, identity.pages, identity.page_size)?;
+        }
 
         let mut config = LogConfig::new(
             files.clone(),
@@ -330,9 +333,8 @@ fn create(vfs: &dyn Vfs, files: &FileSet, db: &dyn VfsFile, options: &Options) -
         vfs.remove(&files.meta)?;
     }
     let page_size = options.page_size.unwrap_or_default();
-    let page = first_page(options.pages.unwrap_or_default(), page_size);
+    let written = write_first_page(db, options.pages.unwrap_or_default(), page_size);
     // A file with half a first page would be of no kind at all: none is better.
-    let written = db.write_at(&page, 0).and_then(|()| db.sync(SyncMode::Full));
     if written.is_err() {
         db.truncate(0)?;
     }
