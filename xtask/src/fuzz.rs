@@ -13,9 +13,6 @@ use std::process::Stdio;
 /// What the names of such tests contain.
 pub(crate) const MARK: &str = "any_bytes";
 
-/// The packages that parse bytes which somebody else may have written.
-const PACKAGES: &[&str] = &["walmend-wal", "walmend", "walmend-cli"];
-
 /// The task.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result {
     let mut args = Args::new(args);
@@ -23,12 +20,10 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result {
     let filter = args.word().unwrap_or_else(|| MARK.into());
     args.finish()?;
 
-    let mut command = workspace.cargo(["test", "--all-features", "--no-fail-fast"]);
-    for package in PACKAGES {
-        command.args(["-p", package]);
-    }
+    // The same choice as `cargo xtask test`, so that nothing is built twice.
+    let mut command = workspace.cargo(["test", "--workspace", "--all-features", "--no-fail-fast"]);
     command
-        .args(["--lib", "--bins", "--tests", "--", &filter])
+        .args(["--lib", "--bins", "--tests", "--examples", "--", &filter])
         .env("PROPTEST_CASES", cases.to_string())
         .stdout(Stdio::piped());
     let line = announce(&command);
