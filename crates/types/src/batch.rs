@@ -60,7 +60,8 @@ pub trait WalBatchWriter<P>: Send {
     ///
     /// # Errors
     /// Whatever the medium says. Part of the batch may be in the log then: see
-    /// [`discard_append`](Self::discard_append).
+    /// [`discard_append`](Self::discard_append). A request that the log cannot hold fails its whole batch, so
+    /// whoever takes requests from strangers checks them before they are sent.
     fn append_batch(&mut self, batch: &[BatchEntry<'_, P>]) -> Result<Append<Self::Mark>, AppendFailure>;
 
     /// Makes sure that nothing of the last append (one that failed, panicked, or answered nonsense) can ever

@@ -45,9 +45,9 @@ impl Cx {
         Self::build(false, None)
     }
 
-    /// A token that also counts as cancelled once `timeout` has passed.
+    /// A token that also counts as cancelled once `timeout` has passed; one too long for the clock never passes.
     pub fn with_timeout(timeout: Duration) -> Self {
-        Self::build(false, Some(Instant::now() + timeout))
+        Self::build(false, Instant::now().checked_add(timeout))
     }
 
     /// A token that is cancelled with this one, and whose deadline is this one's.

@@ -97,7 +97,8 @@ pub enum LockKind {
 /// Who stands in the way of a lock, as far as the system tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockHolder {
-    /// The process; `None` for locks that belong to an open file and not to a process (OFD locks).
+    /// The process, 0 for one of another PID namespace; `None` for locks that belong to an open file and not to a
+    /// process (OFD locks).
     pub pid: Option<u32>,
 }
 

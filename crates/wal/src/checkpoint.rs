@@ -16,6 +16,9 @@ use walmend_sync::atomic::Ordering;
 use walmend_types::{Error, FrameNumber, Result, SyncMode};
 use walmend_vfs::ReadSource;
 
+/// A batch that is being synced is waited for at least this long.
+const LEAST_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How far a checkpoint goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckpointMode {
@@ -65,6 +68,7 @@ impl LogFate {
 
 /// What a checkpoint did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CheckpointReport {
     /// How far it was to go.
     pub mode: CheckpointMode,
@@ -89,8 +93,8 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::DatabaseCorrupt`] if what was read back is not what was written, [`Error::WalCorrupt`] if a
-    /// frame does not verify, [`Error::BusyRecovery`], [`Error::Poisoned`], I/O errors. The log is untouched
-    /// then, and a retry is possible.
+    /// frame does not verify, [`Error::BusyRecovery`], [`Error::DeadlineExceeded`], [`Error::Poisoned`], I/O errors.
+    /// Whatever is not yet in the database is still in the log then, and a retry is possible.
     pub fn checkpoint(&self, mode: CheckpointMode, patience: Duration) -> Result<CheckpointReport> {
         let db = Arc::clone(&self.shared.db);
         let mut target = FileTarget::new(&*db, self.shared.page_size);
@@ -122,18 +126,18 @@ impl Log {
             blocked_by_readers: false,
         };
         // Most of the work is done beside the writers; what is left for the second pass is short.
-        copy(shared, target, &mut report)?;
+        report.blocked_by_readers = copy(shared, target, &mut report)?;
         if mode == CheckpointMode::Passive {
-            let visible = shared.visible.lock();
-            report.blocked_by_readers = visible.backfilled < visible.frames;
             return Ok(report);
         }
-        let Some(gate) = Gate::close(shared, patience) else {
+        report.blocked_by_readers = false;
+        let deadline = Instant::now().checked_add(patience);
+        let Some(gate) = Gate::close(shared, deadline) else {
             report.blocked_by_readers = true;
             return Ok(report);
         };
         let mut tail = shared.tail.lock();
-        settle(shared, &tail)?;
+        settle(shared, &tail, patience)?;
         copy(shared, target, &mut report)?;
         match mode {
             CheckpointMode::Passive | CheckpointMode::Full => {}
@@ -155,8 +159,8 @@ impl Log {
     }
 }
 
-/// Copies what the readers allow, and verifies it.
-fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut CheckpointReport) -> Result<()> {
+/// Copies what the readers allow, and verifies it; answers whether they stand in the way of more.
+fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut CheckpointReport) -> Result<bool> {
     let (index, header, done, limit, last, db_pages) = {
         let visible = shared.visible.lock();
         let oldest = visible
@@ -176,7 +180,7 @@ fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut Checkpo
     };
     report.frames = done;
     let Some(header) = header.filter(|_| limit > done) else {
-        return Ok(());
+        return Ok(limit < last);
     };
     // What is published is durable; this makes the rule hold here, in one place, whoever published it.
     shared.sync_wal(SyncMode::Data)?;
@@ -214,11 +218,13 @@ fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut Checkpo
     }
     report.frames = limit;
     shared.visible.lock().backfilled = limit;
-    Ok(())
+    Ok(limit < last)
 }
 
-/// Waits until everything appended is published. The caller holds the tail, so nothing more is appended.
-fn settle(shared: &Shared, tail: &MutexGuard<'_, crate::log::Tail>) -> Result<()> {
+/// Waits until everything appended is published, which is one sync away. The caller holds the tail, so nothing
+/// more is appended. However short the caller's patience, a sync is given its time.
+fn settle(shared: &Shared, tail: &MutexGuard<'_, crate::log::Tail>, patience: Duration) -> Result<()> {
+    let started = Instant::now();
     let mut visible = shared.visible.lock();
     loop {
         shared.poison.check()?;
@@ -230,6 +236,11 @@ fn settle(shared: &Shared, tail: &MutexGuard<'_, crate::log::Tail>) -> Result<()
         if visible.frames == tail.frames {
             return Ok(());
         }
+        let waited = started.elapsed();
+        if waited > patience.max(LEAST_PATIENCE) {
+            let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            return Err(Error::DeadlineExceeded { waited_ms });
+        }
         // The pipeline may latch a failure of its own, which signals nothing here.
         visible = shared.changed.wait_timeout(visible, Duration::from_millis(50));
     }
@@ -240,12 +251,16 @@ struct Gate<'a>(&'a Shared);
 
 impl<'a> Gate<'a> {
     /// Closes the gate, and waits for the readers inside to leave; `None` (and open again) if they do not.
-    fn close(shared: &'a Shared, patience: Duration) -> Option<Self> {
+    /// No deadline means to wait for as long as it takes.
+    fn close(shared: &'a Shared, deadline: Option<Instant>) -> Option<Self> {
         let gate = Gate(shared);
-        let deadline = Instant::now() + patience;
         let mut visible = shared.visible.lock();
         visible.gate = true;
         while !visible.readers.is_empty() {
+            let Some(deadline) = deadline else {
+                visible = shared.changed.wait(visible);
+                continue;
+            };
             let left = deadline
                 .checked_duration_since(Instant::now())
                 .filter(|left| !left.is_zero());

@@ -80,6 +80,9 @@ fn store(vfs: &dyn Vfs, files: &FileSet) -> Result<String> {
 }
 
 fn process(pid: u32) -> String {
+    if pid == 0 {
+        return "a process of another PID namespace".into();
+    }
     if pid == std::process::id() {
         return format!("this process ({pid})");
     }

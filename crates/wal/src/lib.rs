@@ -62,7 +62,9 @@ mod verify;
 pub use barrier::{CheckpointTarget, FileTarget, barrier};
 pub use checkpoint::{CheckpointMode, CheckpointReport, LogFate};
 pub use checksum::{ByteOrder, Checksum, Transition};
-pub use companion::{Companion, CompanionState, Generation, Owner, PageKind, TAIL_PAGES, Watermark};
+pub use companion::{
+    Companion, CompanionState, FileStamp, Generation, Owner, PageKind, TAIL_PAGES, Watermark,
+};
 pub use digest::{PageDigest, TRAILER_BYTES, trailer_check, trailer_seal};
 pub use exclusive::{exclusive_holder, lock_exclusive, store_is_live, unlock_exclusive};
 pub use fence::{FenceGuard, RecoveryFence};

@@ -129,6 +129,8 @@ pub struct Scan {
     ends_behind: Vec<bool>,
     /// The last slot of this generation, as far as salts tell; 0 if there is none.
     pub last_of_generation: u32,
+    /// Behind the last slot the file ends within a frame of this generation.
+    pub partial_of_generation: bool,
 }
 
 /// What the caller knows of a log before it is read.
@@ -185,10 +187,16 @@ impl Scan {
             }
         }
         let cut_short = limit.is_some_and(|limit| count == limit);
-        let partial = !cut_short && bytes > frame_offset(count + 1, page_size).max(HEADER_SIZE as u64);
-        Ok(Self::judge(
-            bytes, header, page_size, byte_order, salts, slots, partial,
-        ))
+        let rest = frame_offset(count.saturating_add(1), page_size);
+        let partial = !cut_short && bytes > rest.max(HEADER_SIZE as u64);
+        let mut scan = Self::judge(bytes, header, page_size, byte_order, salts, slots, partial);
+        if partial {
+            let mut head = [0; FRAME_HEADER_SIZE];
+            let read = file.read_at(&mut head, rest)?;
+            // As far as the salts: what is cut off before them belongs to nobody.
+            scan.partial_of_generation = read >= 16 && Some(FrameHeader::decode(&head).salts) == salts;
+        }
+        Ok(scan)
     }
 
     /// The pure part: what the slots mean.
@@ -222,6 +230,7 @@ impl Scan {
             behind: Vec::new(),
             ends_behind: Vec::new(),
             last_of_generation: 0,
+            partial_of_generation: false,
             slots: Vec::new(),
         };
         let mut chain = scan.checksum;
@@ -350,7 +359,15 @@ fn read_header(file: &dyn VfsFile) -> Result<HeaderState> {
 fn read_slots(file: &dyn VfsFile, page_size: PageSize, order: ByteOrder, count: u32) -> Result<Vec<Slot>> {
     let size = frame_size(page_size);
     let per_read = (READ_BYTES / size).max(1);
-    let mut slots = Vec::with_capacity(count as usize);
+    let mut slots: Vec<Slot> = Vec::new();
+    // A sparse file may claim more frames than there is memory for.
+    slots
+        .try_reserve_exact(count as usize)
+        .map_err(|_| Error::OutOfRange {
+            what: "frames in the log",
+            value: count.into(),
+            expected: "as many as there is memory to judge".into(),
+        })?;
     let mut buffer = vec![0; usize::try_from(per_read * size).unwrap_or(usize::MAX)];
     let mut next = 1;
     while next <= count {

@@ -222,8 +222,8 @@ impl VfsFile for UnixFile {
         if i32::from(lock.l_type) == libc::F_UNLCK {
             return Ok(None);
         }
-        // -1 stands for an open file description; 0 for a process that this one cannot see.
-        let pid = u32::try_from(lock.l_pid).ok().filter(|&pid| pid != 0);
+        // -1 stands for an open file description.
+        let pid = u32::try_from(lock.l_pid).ok();
         Ok(Some(LockHolder { pid }))
     }
 }

@@ -193,7 +193,15 @@ fn parent(path: &Path) -> &Path {
 /// Makes the names in the directory of `path` durable.
 fn sync_directory_of(path: &Path) -> Result<()> {
     let path = parent(path);
-    let directory = File::open(path).map_err(|error| Error::io("open", path, None, error))?;
+    let directory = match File::open(path) {
+        Ok(directory) => directory,
+        // A directory that may be searched but not read cannot be synced by this user at all.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            tracing::warn!(target: "walmend::vfs::unix", path = %path.display(), "not allowed to sync this directory");
+            return Ok(());
+        }
+        Err(error) => return Err(Error::io("open", path, None, error)),
+    };
     match sys::retry(|| nix::unistd::fsync(&directory)) {
         Ok(()) => Ok(()),
         // Some network and user space file systems cannot sync directories at all. Refusing them would

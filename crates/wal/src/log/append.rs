@@ -26,6 +26,8 @@ struct Encoded<'a> {
     tokens: Vec<OutcomeToken>,
     last: FrameHeader,
     db_pages: u32,
+    /// The largest size of the database after any of the commits.
+    largest_db: u32,
 }
 
 impl LogWriter {
@@ -48,6 +50,13 @@ impl LogWriter {
                         "page {} has {} bytes, but pages of this log have {page_size}",
                         image.page,
                         image.data.len()
+                    )));
+                }
+                // A page that the write set does not name would be validated by nobody.
+                if entry.request.writes.pages().binary_search(&image.page).is_err() {
+                    return Err(Error::Invalid(format!(
+                        "page {} is not in the write set of its commit",
+                        image.page
                     )));
                 }
                 if image.page.get() == page_size.lock_page() {
@@ -85,6 +94,7 @@ impl LogWriter {
                 ..FrameHeader::default()
             },
             db_pages: tail.db_pages,
+            largest_db: 0,
         };
         let mut frame = tail.frames;
         for entry in batch {
@@ -93,7 +103,14 @@ impl LogWriter {
             if encoded.db_pages == 0 {
                 return Err(Error::Invalid("a database cannot have 0 pages".into()));
             }
+            encoded.largest_db = encoded.largest_db.max(encoded.db_pages);
             let images = entry.request.payload.images();
+            if let Some(image) = images.iter().find(|image| image.page.get() > encoded.db_pages) {
+                return Err(Error::Invalid(format!(
+                    "page {} lies behind the size of {} pages that the database has after its commit",
+                    image.page, encoded.db_pages
+                )));
+            }
             for (place, image) in images.iter().enumerate() {
                 // Only the last frame of a transaction says the size: that is what makes it a commit.
                 let size = if place + 1 == images.len() {
@@ -135,14 +152,19 @@ impl LogWriter {
 
     /// Zeros ahead of the tail, so that the syncs to come need not journal metadata.
     fn fill_ahead(&self, tail: &mut Tail, end: u64) -> Result<()> {
-        let Some(ahead) = std::num::NonZeroU64::new(self.shared.preallocate) else {
+        let ahead = std::num::NonZeroU64::new(self.shared.preallocate).filter(|_| tail.fill_ahead);
+        let Some(ahead) = ahead else {
             return Ok(());
         };
         let target = end.next_multiple_of(ahead.get());
         match self.shared.wal.preallocate(end, target) {
             Ok(()) => tail.allocated = target,
-            // A nearly full disk may still hold the commits themselves.
-            Err(Error::Full { .. }) => tail.allocated = self.shared.wal.len()?,
+            // A nearly full disk may still hold the commits themselves, and the checkpoint that makes room again
+            // needs what is left: give the zeros back, and try no more in this generation.
+            Err(Error::Full { .. }) => {
+                tail.fill_ahead = false;
+                self.shared.wal.truncate(end)?;
+            }
             Err(error) => return Err(error),
         }
         Ok(())
@@ -217,6 +239,7 @@ impl<P: PagePayload> WalBatchWriter<P> for LogWriter {
             checksum: tail.checksum,
             commit_seq: last_entry.commit_seq,
             db_pages: tail.db_pages,
+            largest_db: encoded.largest_db,
             newest,
         };
         Ok(Append {

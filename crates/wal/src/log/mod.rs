@@ -22,7 +22,7 @@ pub use read::{PageSource, ReadMark};
 pub use sync::{LogMark, LogSync};
 
 use crate::checksum::Checksum;
-use crate::companion::{Companion, PageKind};
+use crate::companion::{Companion, FileStamp, Owner, PageKind};
 use crate::fence::RecoveryFence;
 use crate::files::FileSet;
 use crate::format::WalHeader;
@@ -152,6 +152,8 @@ pub(crate) struct Tail {
     pub(crate) db_pages: u32,
     /// Bytes of the file that are allocated and written.
     pub(crate) allocated: u64,
+    /// There was room to fill the file ahead of the tail, the last time that was tried in this generation.
+    pub(crate) fill_ahead: bool,
     /// The last append, until the next one: it may have to be discarded.
     pub(crate) last: Option<LastAppend>,
 }
@@ -184,6 +186,9 @@ pub(crate) struct Visible {
     pub(crate) commit_seq: CommitSeq,
     pub(crate) db_pages: u32,
     pub(crate) backfilled: u32,
+    /// No page behind this one has content of its own, in the log or in the database file: it is as large as the
+    /// database ever was, as far as that can still be seen.
+    pub(crate) high_water: u32,
     /// Live snapshots by commit number: the frame each sees, and how many there are. All are of the current
     /// generation, since a reset waits for them.
     pub(crate) readers: BTreeMap<CommitSeq, (u32, usize)>,
@@ -226,11 +231,14 @@ impl Log {
         &self.shared.poison
     }
 
-    /// Whether the commit that a token names is in the log. `None` once the log has gone on to another
-    /// generation: then it can no longer be told.
+    /// Whether the commit that a token names is in the log. `None` if that cannot be told: once the log has gone
+    /// on to another generation, and for what a failed sync left behind, until the log is opened again.
     pub fn outcome(&self, token: OutcomeToken) -> Option<bool> {
         let visible = self.shared.visible.lock();
         visible.header.filter(|header| header.salts == token.salts)?;
+        if token.frame > visible.frames && self.shared.poison.reason().is_some() {
+            return None;
+        }
         let frame = walmend_types::FrameNumber(token.frame);
         let stored = visible
             .index
@@ -245,8 +253,12 @@ impl Log {
     /// # Errors
     /// I/O errors.
     pub fn close(&self) -> Result<()> {
+        let database = self.shared.vfs.info(&self.shared.files.db)?;
         let mut meta = self.shared.meta.lock();
-        meta.companion.write_owner(crate::companion::Owner::default())?;
+        meta.companion.write_owner(Owner {
+            database: database.as_ref().and_then(FileStamp::of),
+            ..Owner::default()
+        })?;
         self.shared.sync_meta(&mut meta)
     }
 }

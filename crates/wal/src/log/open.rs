@@ -44,6 +44,7 @@ impl Log {
         companion.write_owner(Owner {
             pid: std::process::id(),
             boot_id: vfs.boot_id(),
+            database: None,
             since: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
@@ -56,6 +57,15 @@ impl Log {
         let frames = plan.committed_frames();
         let db_pages = started.db_pages;
         let checksum = kept.map_or_else(Checksum::default, |scan| scan.checksum);
+        let sizes = kept
+            .into_iter()
+            .flat_map(|scan| &scan.slots)
+            .take(frames as usize);
+        let largest = sizes
+            .map(|slot| slot.header.db_pages)
+            .max()
+            .unwrap_or(0)
+            .max(db_pages);
         let tail = Tail {
             header,
             salts_on_file: started.salts_on_file,
@@ -65,6 +75,7 @@ impl Log {
             checksum,
             db_pages,
             allocated: wal.len()?,
+            fill_ahead: true,
             last: None,
         };
         let visible = Visible {
@@ -75,6 +86,7 @@ impl Log {
             commit_seq: CommitSeq(started.commit_seq),
             db_pages,
             backfilled: 0,
+            high_water: largest.max(super::reset::pages_in(config.db.len()?, config.page_size)),
             readers: BTreeMap::new(),
             gate: false,
         };
@@ -198,6 +210,9 @@ fn last_commit_seq(plan: &RecoveryPlan, companion: &Companion) -> u64 {
     let reserved = state.generation.map_or(0, |record| record.reserved_seq);
     let base = state.generation.map_or(0, |record| record.base_seq);
     let marked = state.watermark.as_ref().map_or(0, |mark| mark.commit_seq);
+    let emptied = state
+        .generation
+        .is_none_or(|record| record.salts == Salts::default());
     let scan = plan.findings.scan.as_ref();
     let commits = |after: u32| -> u64 {
         scan.map_or(0, |scan| {
@@ -216,8 +231,11 @@ fn last_commit_seq(plan: &RecoveryPlan, companion: &Companion) -> u64 {
         Origin::NoRecord => base.max(marked) + commits(0),
         // Either may be the newer one: the watermark need not have been synced when the reset began, and a
         // record may have rotted.
+        // With no log there at all, it may have been used and checkpointed by sqlite3 after a power loss took the
+        // watermarks.
+        Origin::ResetPending if scan.is_none_or(|scan| scan.bytes == 0) && !emptied => reserved.max(marked),
         Origin::ResetPending => base.max(marked),
-        Origin::Known => {
+        Origin::Known | Origin::GivenUp => {
             let salts = scan.and_then(crate::recovery::log_salts).unwrap_or_default();
             match state.watermark_of(salts) {
                 Some(mark) => mark.commit_seq + commits(mark.frame),

@@ -27,6 +27,7 @@ pub struct ReadMark {
     frame: u32,
     commit_seq: CommitSeq,
     db_pages: u32,
+    high_water: u32,
 }
 
 impl Log {
@@ -46,6 +47,7 @@ impl Log {
             frame,
             commit_seq,
             db_pages: visible.db_pages,
+            high_water: visible.high_water,
         }
     }
 }
@@ -59,6 +61,12 @@ impl ReadMark {
     /// The size of the database, in pages.
     pub fn db_pages(&self) -> u32 {
         self.db_pages
+    }
+
+    /// The last page that may still have content, at least the size of the database. Where the database has
+    /// shrunk, pages up to it hold what was cut off: a commit that grows the database again has to write them.
+    pub fn high_water(&self) -> u32 {
+        self.high_water
     }
 
     /// The last frame that it sees.

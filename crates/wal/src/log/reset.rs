@@ -10,7 +10,7 @@ use crate::companion::{Generation, Watermark};
 use crate::format::WalHeader;
 use crate::index::FrameIndex;
 use std::sync::Arc;
-use walmend_types::{CommitSeq, Error, Result, Salts, SyncMode};
+use walmend_types::{CommitSeq, Error, PageSize, Result, Salts, SyncMode};
 
 /// Commit numbers are reserved in blocks of this many, each with one sync.
 pub(super) const SEQ_BLOCK: u64 = 1 << 20;
@@ -79,6 +79,7 @@ impl Shared {
         tail.checksum = header.checksum();
         tail.checkpoint_seq = tail.checkpoint_seq.wrapping_add(1);
         tail.allocated = self.wal.len()?;
+        tail.fill_ahead = true;
         tail.last = None;
         self.renew_visible(Some(header));
         tracing::debug!(target: "walmend::wal::log", salt1 = salts.salt1, salt2 = salts.salt2, "generation begun");
@@ -145,6 +146,7 @@ impl Shared {
     }
 
     fn renew_visible(&self, header: Option<WalHeader>) {
+        let on_file = self.db.len().map(|len| pages_in(len, self.page_size));
         let mut visible = self.visible.lock();
         let visible: &mut Visible = &mut visible;
         visible.generation += 1;
@@ -152,5 +154,12 @@ impl Shared {
         visible.index = Arc::new(FrameIndex::new());
         visible.frames = 0;
         visible.backfilled = 0;
+        // Where the length cannot be had, what was known stays true.
+        visible.high_water = on_file.map_or(visible.high_water, |pages| pages.max(visible.db_pages));
     }
+}
+
+/// Pages that a file of `bytes` bytes holds, a partial one included.
+pub(super) fn pages_in(bytes: u64, page_size: PageSize) -> u32 {
+    u32::try_from(bytes.div_ceil(page_size.get().into())).unwrap_or(u32::MAX)
 }

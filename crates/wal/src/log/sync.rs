@@ -16,6 +16,8 @@ pub struct LogMark {
     pub(super) checksum: Checksum,
     pub(super) commit_seq: CommitSeq,
     pub(super) db_pages: u32,
+    /// The largest size of the database after any commit of the batch.
+    pub(super) largest_db: u32,
     /// The newest image of the last few pages, for the watermark.
     pub(super) newest: Vec<PageImage>,
 }
@@ -84,6 +86,7 @@ impl WalBatchSync<LogMark> for LogSync {
         visible.frames = mark.last();
         visible.commit_seq = mark.commit_seq;
         visible.db_pages = mark.db_pages;
+        visible.high_water = visible.high_water.max(mark.largest_db);
         drop(visible);
         self.shared.changed.notify_all();
     }

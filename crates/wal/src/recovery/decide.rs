@@ -32,12 +32,23 @@ pub enum HeaderFact {
 pub enum Origin {
     /// There is no companion file, or it says nothing: the log is SQLite's own.
     NoRecord,
-    /// The log is of the generation that the companion knows.
+    /// The log is of the generation that the companion knows, and its store never gave it up: it was killed, or
+    /// lost power.
     Known,
+    /// The log is of the generation that the companion knows, and its store gave it up in good order. What lies
+    /// behind the watermark was written by another program, sqlite3 most likely.
+    GivenUp,
     /// A reset was under way: everything in the log is in the database already.
     ResetPending,
     /// The log that the companion knows is not there; none is, or another one.
     Replaced(Whereabouts),
+}
+
+impl Origin {
+    /// Whether the log is of the generation that the companion knows.
+    pub fn is_known(self) -> bool {
+        matches!(self, Self::Known | Self::GivenUp)
+    }
 }
 
 /// Whole commits behind the break.
@@ -96,6 +107,7 @@ pub enum Verdict {
 
 /// What recovery did, or would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Decision {
     /// Nothing was wrong.
     Clean,
@@ -150,11 +162,14 @@ pub fn decide(facts: Facts) -> Verdict {
         // A log that is gone although its companion knows it counts as replaced, so nothing is at stake here.
         (HeaderFact::Absent, _, _) => StartAfresh,
 
-        (_, Origin::Known, _) if !facts.covers_durable => Damaged(Certain),
+        (_, Origin::Known | Origin::GivenUp, _) if !facts.covers_durable => Damaged(Certain),
         // The header is synced before the first frame: frames of this generation under a bad one are damage.
-        (HeaderFact::Invalid, Origin::Known, _) => Damaged(Certain),
+        (HeaderFact::Invalid, Origin::Known | Origin::GivenUp, _) => Damaged(Certain),
         (HeaderFact::Ok, Origin::Known, Behind::Nothing | Behind::Near) => usable,
         (HeaderFact::Ok, Origin::Known, Behind::Far) => Damaged(Certain),
+
+        (HeaderFact::Ok, Origin::GivenUp, Behind::Nothing) => usable,
+        (HeaderFact::Ok, Origin::GivenUp, Behind::Near | Behind::Far) => Damaged(unproven),
 
         (HeaderFact::Invalid, Origin::NoRecord | Origin::Replaced(_), Behind::Nothing) => StartAfresh,
         (HeaderFact::Ok, Origin::NoRecord | Origin::Replaced(_), Behind::Nothing) => usable,
@@ -177,6 +192,7 @@ mod tests {
         let origins = [
             Origin::NoRecord,
             Origin::Known,
+            Origin::GivenUp,
             Origin::ResetPending,
             Origin::Replaced(Whereabouts::InDatabase),
             Origin::Replaced(Whereabouts::ChangedSince),
@@ -202,7 +218,7 @@ mod tests {
     #[test]
     fn nothing_durable_is_ever_dropped_without_being_called_damage() {
         let mut seen = 0;
-        for facts in all().filter(|facts| facts.origin == Origin::Known && !facts.covers_durable) {
+        for facts in all().filter(|facts| facts.origin.is_known() && !facts.covers_durable) {
             seen += 1;
             match facts.header {
                 HeaderFact::Unsupported => assert_eq!(decide(facts), Verdict::Unsupported),
@@ -211,7 +227,7 @@ mod tests {
                 _ => assert_eq!(decide(facts), Verdict::Damaged(Stake::Certain), "{facts:?}"),
             }
         }
-        assert_eq!(seen, 4 * 3 * 4);
+        assert_eq!(seen, 2 * 4 * 3 * 4);
     }
 
     #[test]
@@ -220,7 +236,9 @@ mod tests {
             let foreign = matches!(
                 facts.origin,
                 Origin::NoRecord | Origin::Replaced(Whereabouts::InDatabase | Whereabouts::ChangedSince)
-            );
+            ) || (facts.origin == Origin::GivenUp
+                && facts.header == HeaderFact::Ok
+                && facts.covers_durable);
             let readable = matches!(facts.header, HeaderFact::Ok | HeaderFact::Invalid);
             if foreign && readable && facts.behind != Behind::Nothing {
                 let expected = if facts.synced_every_commit {
@@ -240,6 +258,12 @@ mod tests {
             assert!(facts.tail);
             match facts.origin {
                 Origin::Known => assert!(facts.covers_durable && facts.behind != Behind::Far, "{facts:?}"),
+                Origin::GivenUp => {
+                    assert!(
+                        facts.covers_durable && facts.behind == Behind::Nothing,
+                        "{facts:?}"
+                    );
+                }
                 Origin::NoRecord | Origin::Replaced(Whereabouts::InDatabase | Whereabouts::ChangedSince) => {
                     assert_eq!(facts.behind, Behind::Nothing, "{facts:?}");
                 }

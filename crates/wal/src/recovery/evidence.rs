@@ -3,7 +3,6 @@
 use crate::companion::Watermark;
 use crate::digest::PageDigest;
 use crate::scan::Scan;
-use std::time::SystemTime;
 use walmend_types::{PageNumber, PageSize, Result};
 use walmend_vfs::VfsFile;
 
@@ -19,18 +18,17 @@ pub enum Whereabouts {
     Lost,
 }
 
-/// Compares the newest pages that the watermark names with what the database now holds.
+/// Compares the newest pages that the watermark names with what the database now holds. `changed` says that the
+/// database file was written to since.
 pub(super) fn whereabouts(
     watermark: &Watermark,
     db: &dyn VfsFile,
     page_size: PageSize,
     replacement: Option<&Scan>,
-    db_modified: Option<SystemTime>,
-    meta_modified: Option<SystemTime>,
+    changed: bool,
 ) -> Result<Whereabouts> {
     // A commit in the log that stands in the missing one's place went on from the database.
     let went_on = replacement.is_some_and(|scan| scan.committed_frames > 0);
-    let changed = went_on || matches!((db_modified, meta_modified), (Some(db), Some(meta)) if db > meta);
     let mut page = vec![0; page_size.as_usize()];
     for (number, digest) in &watermark.tail {
         let Ok(number) = PageNumber::new(*number) else {
@@ -38,7 +36,7 @@ pub(super) fn whereabouts(
         };
         let read = db.read_at(&mut page, number.offset(page_size))?;
         if read < page.len() || PageDigest::of(&page) != *digest {
-            return Ok(if changed {
+            return Ok(if went_on || changed {
                 Whereabouts::ChangedSince
             } else {
                 Whereabouts::Lost

@@ -2,7 +2,7 @@
 
 use super::decide::{Behind, Facts, HeaderFact, Origin};
 use super::evidence::whereabouts;
-use crate::companion::CompanionState;
+use crate::companion::{CompanionState, FileStamp, Generation};
 use crate::files::FileSet;
 use crate::scan::{Fault, HeaderState, Scan, ScanHints};
 use walmend_types::{Error, PageSize, Result, Salts};
@@ -81,21 +81,13 @@ impl Findings {
             Err(Error::NotFound { .. }) => None,
             Err(error) => return Err(error),
         };
-        let modified = |path| Ok::<_, Error>(vfs.info(path)?.and_then(|info| info.modified));
         let origin = match &meta {
             Some(meta) => match origin(meta, scan.as_ref()) {
                 Some(origin) => origin,
                 None => {
                     let mark = meta.watermark.clone().unwrap_or_default();
-                    let (db_time, meta_time) = (modified(&files.db)?, modified(&files.meta)?);
-                    Origin::Replaced(whereabouts(
-                        &mark,
-                        db,
-                        page_size,
-                        scan.as_ref(),
-                        db_time,
-                        meta_time,
-                    )?)
+                    let changed = changed_since(vfs, files, meta)?;
+                    Origin::Replaced(whereabouts(&mark, db, page_size, scan.as_ref(), changed)?)
                 }
             },
             None => Origin::NoRecord,
@@ -123,7 +115,7 @@ impl Findings {
             .meta
             .as_ref()
             .and_then(|meta| meta.watermark_of(log_salts(scan)?));
-        if self.origin == Origin::Known
+        if self.origin.is_known()
             && let Some(mark) = mark
         {
             self.durable_frame = mark.frame;
@@ -135,16 +127,19 @@ impl Findings {
             return;
         }
         let behind = scan.last_commit_behind().unwrap_or(0);
-        // With a watermark, what a crash can leave behind it is no damage.
+        // With a watermark of the last one to write, what a crash can leave behind it is no damage.
         let far = self.origin != Origin::Known || behind > self.crash_reach();
         let reach = if far { behind } else { 0 }.max(self.durable_frame);
-        if reach > scan.valid_frames || self.other_history {
-            let header_bad = scan.header == HeaderState::Invalid;
+        let header_bad = scan.header == HeaderState::Invalid;
+        // The header is synced before the first frame, so under a bad one even an unacknowledged frame is damage.
+        if reach > scan.valid_frames || self.other_history || (header_bad && self.origin.is_known()) {
+            // Once there is damage, all that lies behind it is worth telling.
+            let reach = reach.max(behind);
             if header_bad {
                 self.damage.push(Damage {
                     frame: 0,
                     what: Fault::Header,
-                    certain: self.durable_frame > 0,
+                    certain: self.origin.is_known() || self.synced_every_commit,
                 });
             }
             // Of frames that are not there at all, the first one says enough.
@@ -191,7 +186,7 @@ impl Findings {
     /// pads a sector; in one of walmend's it is a commit of its own.
     fn commits_between(&self, after: u32, upto: u32) -> u32 {
         let Some(scan) = &self.scan else { return 0 };
-        let padded = self.origin != Origin::Known;
+        let padded = !self.origin.is_known();
         let ends = (after + 1..=upto)
             .filter(|frame| scan.ends_transaction(*frame) && !(padded && scan.repeats_commit(*frame)));
         u32::try_from(ends.count()).unwrap_or(u32::MAX)
@@ -224,10 +219,23 @@ impl Findings {
             origin: self.origin,
             covers_durable: scan.committed_frames >= self.durable_frame && !self.other_history,
             behind,
-            tail: scan.last_of_generation > scan.committed_frames,
+            tail: scan.last_of_generation > scan.committed_frames || scan.partial_of_generation,
             synced_every_commit: self.synced_every_commit,
         }
     }
+}
+
+/// Whether the database file was written to since its store gave it up, or, if it never did, since the companion
+/// was last written to.
+fn changed_since(vfs: &dyn Vfs, files: &FileSet, meta: &CompanionState) -> Result<bool> {
+    let Some(now) = vfs.info(&files.db)? else {
+        return Ok(false);
+    };
+    if let Some(given_up) = meta.owner.as_ref().and_then(|owner| owner.database) {
+        return Ok(FileStamp::of(&now) != Some(given_up));
+    }
+    let companion = vfs.info(&files.meta)?.and_then(|info| info.modified);
+    Ok(matches!((now.modified, companion), (Some(db), Some(companion)) if db > companion))
 }
 
 /// The salts that the log's frames go by.
@@ -240,8 +248,13 @@ pub(crate) fn log_salts(scan: &Scan) -> Option<Salts> {
 
 /// Where the log comes from, as far as salts tell; `None` if it is not the one that the companion knows.
 fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
-    let Some(generation) = meta.generation else {
-        return Some(Origin::NoRecord);
+    let generation = match (meta.generation, &meta.watermark) {
+        (Some(generation), _) => generation,
+        (None, Some(mark)) => Generation {
+            salts: mark.salts,
+            ..Generation::default()
+        },
+        (None, None) => return Some(Origin::NoRecord),
     };
     let mark = meta.watermark_of(generation.salts).map_or(0, |mark| mark.frame);
     let log_emptied = generation.salts == Salts::default();
@@ -249,8 +262,11 @@ fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
         // Nothing there: as it should be after the log was emptied, or before its first frame.
         return (log_emptied || mark == 0).then_some(Origin::ResetPending);
     };
+    // Nobody is the owner after a close in good order; a killed store is still named.
+    let given_up = meta.owner.as_ref().is_some_and(|owner| owner.pid == 0);
+    let known = if given_up { Origin::GivenUp } else { Origin::Known };
     if salts == generation.salts {
-        return Some(Origin::Known);
+        return Some(known);
     }
     if salts == generation.previous && scan.committed_frames <= generation.previous_frames {
         return Some(Origin::ResetPending);
@@ -260,6 +276,10 @@ fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
     let first = scan.slot(1).map(|slot| slot.header.salts);
     if scan.header == HeaderState::Invalid && mark == 0 && first == Some(generation.previous) {
         return Some(Origin::ResetPending);
+    }
+    // The newest generation record is lost, but the watermark knows the log.
+    if meta.watermark_of(salts).is_some_and(|mark| mark.frame > 0) {
+        return Some(known);
     }
     // Another program began a log of its own after ours was emptied: that is what emptying is for.
     log_emptied.then_some(Origin::NoRecord)

@@ -23,6 +23,7 @@ pub struct RecoveryPlan {
 
 /// What recovery found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RecoveryReport {
     /// What was done.
     pub decision: Decision,
@@ -95,7 +96,8 @@ impl RecoveryPlan {
         let dropped = match self.verdict {
             Verdict::StartAfresh => 0,
             _ => scan.map_or(0, |scan| {
-                scan.last_of_generation.saturating_sub(self.committed_frames())
+                let whole = scan.last_of_generation.saturating_sub(self.committed_frames());
+                whole + u32::from(scan.partial_of_generation)
             }),
         };
         let replaced = match self.findings.origin {

@@ -10,24 +10,22 @@
 //! - The **generation record** is synced before the first frame of each generation of the log.
 //! - The **owner record** says who holds the database, for error messages. OFD locks carry no pid.
 
+mod record;
+
 use crate::checksum::Checksum;
 use crate::digest::PageDigest;
+use record::{
+    FILE_SIZE, Kind, decode_generation, decode_owner, decode_watermark, encode_generation, encode_owner,
+    encode_watermark, read_record, write_record,
+};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 use walmend_types::{Error, Result, Salts, SyncMode};
-use walmend_vfs::{OpenFlags, Vfs, VfsFile};
-use xxhash_rust::xxh3::xxh3_64;
+use walmend_vfs::{FileInfo, OpenFlags, Vfs, VfsFile};
 
 /// Pages whose digests the watermark keeps.
 pub const TAIL_PAGES: usize = 4;
-
-const MAGIC: [u8; 4] = *b"WMmt";
-const VERSION: u16 = 1;
-const BLOCK: u64 = 4096;
-const RECORD: usize = 256;
-const HEADER: usize = 16;
-const BODY: usize = RECORD - HEADER - 8;
-const FILE_SIZE: u64 = 5 * BLOCK;
 
 /// How far the log is known to be durable.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,6 +88,29 @@ pub struct Owner {
     pub boot_id: String,
     /// When it was opened, in seconds since 1970.
     pub since: u64,
+    /// The database file as it was when it was given up; `None` while it is open, and where nothing keeps that.
+    pub database: Option<FileStamp>,
+}
+
+/// By what one tells whether a file was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// When its content last changed, in nanoseconds since 1970; not 0.
+    pub modified: u64,
+}
+
+impl FileStamp {
+    /// The stamp of a file, where its time is known.
+    pub fn of(info: &FileInfo) -> Option<Self> {
+        let since = info.modified?.duration_since(UNIX_EPOCH).ok()?;
+        let modified = u64::try_from(since.as_nanos()).ok().filter(|nanos| *nanos > 0)?;
+        Some(Self {
+            bytes: info.len,
+            modified,
+        })
+    }
 }
 
 /// Everything a companion file says.
@@ -110,13 +131,6 @@ pub struct CompanionState {
 pub struct Companion {
     file: Arc<dyn VfsFile>,
     state: CompanionState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Watermark = 1,
-    Generation = 2,
-    Owner = 3,
 }
 
 impl CompanionState {
@@ -166,12 +180,20 @@ impl Companion {
     /// # Errors
     /// I/O errors.
     pub fn open(vfs: &dyn Vfs, path: &Path) -> Result<Self> {
+        let new = vfs.info(path)?.is_none();
         let file = vfs.open(path, OpenFlags::CREATE)?;
         let len = file.len()?;
         if len < FILE_SIZE {
             // Written zeros, so that a record never has to allocate: it could not be written on a full disk.
-            file.preallocate(len, FILE_SIZE)?;
-            file.sync(SyncMode::Full)?;
+            let filled = file
+                .preallocate(len, FILE_SIZE)
+                .and_then(|()| file.sync(SyncMode::Full));
+            if let Err(error) = filled {
+                if new {
+                    vfs.remove(path)?;
+                }
+                return Err(error);
+            }
         }
         let state = CompanionState::read_file(&*file)?;
         Ok(Self { file, state })
@@ -235,205 +257,6 @@ impl Companion {
     }
 }
 
-/// Alternating slots: blocks 0 and 1 for the watermark, 2 and 3 for the generation, 4 for the owner.
-fn block_of(kind: Kind, sequence: u64) -> u64 {
-    match kind {
-        Kind::Watermark => sequence % 2,
-        Kind::Generation => 2 + sequence % 2,
-        Kind::Owner => 4,
-    }
-}
-
-fn write_record(file: &dyn VfsFile, kind: Kind, sequence: u64, body: &[u8; BODY]) -> Result<()> {
-    let mut record = [0; RECORD];
-    record[..4].copy_from_slice(&MAGIC);
-    record[4..6].copy_from_slice(&VERSION.to_be_bytes());
-    record[6..8].copy_from_slice(&(kind as u16).to_be_bytes());
-    record[8..16].copy_from_slice(&sequence.to_be_bytes());
-    record[HEADER..HEADER + BODY].copy_from_slice(body);
-    let digest = xxh3_64(&record[..RECORD - 8]);
-    record[RECORD - 8..].copy_from_slice(&digest.to_be_bytes());
-    file.write_at(&record, block_of(kind, sequence) * BLOCK)
-}
-
-fn read_record(file: &dyn VfsFile, kind: Kind, slot: u64) -> Result<Option<(u64, [u8; BODY])>> {
-    let mut record = [0; RECORD];
-    if file.read_at(&mut record, block_of(kind, slot) * BLOCK)? < RECORD {
-        return Ok(None);
-    }
-    let mut fields = Reader(&record);
-    let valid = fields.take::<4>() == MAGIC
-        && fields.u16() == VERSION
-        && fields.u16() == kind as u16
-        && record[RECORD - 8..] == xxh3_64(&record[..RECORD - 8]).to_be_bytes();
-    if !valid {
-        return Ok(None);
-    }
-    let sequence = fields.u64();
-    Ok(Some((sequence, fields.take::<BODY>())))
-}
-
-/// Reads fields one after the other; what lies past the end reads as zeros.
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        let (head, tail) = self.0.split_at(N.min(self.0.len()));
-        bytes[..head.len()].copy_from_slice(head);
-        self.0 = tail;
-        bytes
-    }
-
-    fn u8(&mut self) -> u8 {
-        u8::from_be_bytes(self.take())
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_be_bytes(self.take())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_be_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_be_bytes(self.take())
-    }
-
-    fn salts(&mut self) -> Salts {
-        Salts {
-            salt1: self.u32(),
-            salt2: self.u32(),
-        }
-    }
-}
-
-struct Writer {
-    bytes: [u8; BODY],
-    at: usize,
-}
-
-impl Writer {
-    fn new() -> Self {
-        Self {
-            bytes: [0; BODY],
-            at: 0,
-        }
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> &mut Self {
-        self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
-        self.at += bytes.len();
-        self
-    }
-
-    fn salts(&mut self, salts: Salts) -> &mut Self {
-        self.put(&salts.salt1.to_be_bytes())
-            .put(&salts.salt2.to_be_bytes())
-    }
-}
-
-fn encode_watermark(watermark: &Watermark) -> [u8; BODY] {
-    let mut writer = Writer::new();
-    writer
-        .salts(watermark.salts)
-        .put(&watermark.frame.to_be_bytes())
-        .put(&watermark.checksum.s0.to_be_bytes())
-        .put(&watermark.checksum.s1.to_be_bytes())
-        .put(&watermark.commit_seq.to_be_bytes())
-        .put(&watermark.db_pages.to_be_bytes());
-    // A page number of 0 ends the list.
-    for (page, digest) in watermark.tail.iter().take(TAIL_PAGES) {
-        writer.put(&page.to_be_bytes()).put(&digest.0);
-    }
-    writer.bytes
-}
-
-fn decode_watermark(body: &[u8; BODY]) -> Watermark {
-    let mut fields = Reader(body);
-    let mut watermark = Watermark {
-        salts: fields.salts(),
-        frame: fields.u32(),
-        checksum: Checksum {
-            s0: fields.u32(),
-            s1: fields.u32(),
-        },
-        commit_seq: fields.u64(),
-        db_pages: fields.u32(),
-        tail: Vec::new(),
-    };
-    for _ in 0..TAIL_PAGES {
-        let (page, digest) = (fields.u32(), PageDigest(fields.take()));
-        if page != 0 {
-            watermark.tail.push((page, digest));
-        }
-    }
-    watermark
-}
-
-fn encode_generation(generation: &Generation) -> [u8; BODY] {
-    let mut writer = Writer::new();
-    let kind = match generation.kind {
-        PageKind::Raw => 0u8,
-        PageKind::Sqlite => 1,
-    };
-    writer
-        .salts(generation.salts)
-        .salts(generation.previous)
-        .put(&generation.previous_frames.to_be_bytes())
-        .put(&[kind])
-        .put(&generation.page_size.to_be_bytes())
-        .put(&generation.checkpoint_seq.to_be_bytes())
-        .put(&generation.largest_batch.to_be_bytes())
-        .put(&generation.reserved_seq.to_be_bytes())
-        .put(&generation.base_seq.to_be_bytes());
-    writer.bytes
-}
-
-fn decode_generation(body: &[u8; BODY]) -> Generation {
-    let mut fields = Reader(body);
-    Generation {
-        salts: fields.salts(),
-        previous: fields.salts(),
-        previous_frames: fields.u32(),
-        kind: if fields.u8() == 1 {
-            PageKind::Sqlite
-        } else {
-            PageKind::Raw
-        },
-        page_size: fields.u32(),
-        checkpoint_seq: fields.u32(),
-        largest_batch: fields.u32(),
-        reserved_seq: fields.u64(),
-        base_seq: fields.u64(),
-    }
-}
-
-const BOOT_ID: usize = 36;
-
-fn encode_owner(owner: &Owner) -> [u8; BODY] {
-    let mut writer = Writer::new();
-    let mut boot_id = [0; BOOT_ID];
-    let len = owner.boot_id.len().min(BOOT_ID);
-    boot_id[..len].copy_from_slice(&owner.boot_id.as_bytes()[..len]);
-    writer
-        .put(&owner.pid.to_be_bytes())
-        .put(&owner.since.to_be_bytes())
-        .put(&boot_id);
-    writer.bytes
-}
-
-fn decode_owner(body: &[u8; BODY]) -> Owner {
-    let mut fields = Reader(body);
-    let (pid, since) = (fields.u32(), fields.u64());
-    let boot_id = fields.take::<BOOT_ID>();
-    let boot_id = String::from_utf8_lossy(&boot_id)
-        .trim_end_matches('\0')
-        .to_owned();
-    Owner { pid, boot_id, since }
-}
-
 #[cfg(all(test, not(walmend_loom)))]
 mod tests {
     use super::*;
@@ -472,6 +295,10 @@ mod tests {
             pid: 77,
             boot_id: "3b0c6b32-0d39-4d8a-8d4e-1d5b7b0e2f11".into(),
             since: 1_700_000_000,
+            database: Some(FileStamp {
+                bytes: 8192,
+                modified: 1_700_000_000_000_000_001,
+            }),
         };
         companion.write_generation(generation).unwrap();
         companion.write_watermark(watermark(3)).unwrap();
