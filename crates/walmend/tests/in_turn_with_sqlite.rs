@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::codec::Wal;
 use common::sqlite::{self, connect, insert, rows, written_by_sqlite};
 use common::{assert_same_pages, copy, file_pages, open, page, refused, store_pages, wal_of};
 use std::fs;
@@ -129,4 +130,50 @@ fn a_log_of_sqlites_own_after_our_truncation_is_read() {
     store.checkpoint(CheckpointMode::Truncate).unwrap();
     store.close().unwrap();
     sqlite::assert_same_rows(&rows(&connect(&left)), &expected, "after our checkpoint");
+}
+
+#[test]
+fn damage_in_what_sqlite_appended_to_our_log_is_named_and_not_taken_for_our_torn_tail() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("a.db");
+    drop(written_by_sqlite(&db, 10));
+    let (store, _) = open(&db);
+    commit_ours(&store);
+    commit_ours(&store);
+    store.close().unwrap();
+    let connection = connect(&db);
+    insert(&connection, 6);
+    let left = copy(&db, &folder.path().join("left"), &["-wal", "-wal-meta"]);
+    drop(connection);
+
+    let mut log = fs::read(wal_of(&left)).unwrap();
+    let wal = Wal::parse(&log).unwrap();
+    let commits = wal.commits();
+    assert_eq!(commits.len(), 2 + 6, "behind ours");
+    let frame = commits[4];
+    log[wal.offset(frame) + 1000] ^= 1;
+    fs::write(wal_of(&left), log).unwrap();
+    match refused(&left, Options::new()) {
+        Error::WalAmbiguous {
+            frame: named,
+            commits_behind,
+            ..
+        } => {
+            assert_eq!((named as usize, commits_behind), (frame, 4));
+        }
+        other => panic!("{other}"),
+    }
+    let theirs = copy(&left, &folder.path().join("theirs"), &["-wal"]);
+    assert_eq!(
+        sqlite::count(&connect(&theirs), "t"),
+        10 + 2,
+        "SQLite drops them in silence"
+    );
+    let (store, report) = Store::open(&left, Options::new().on_damage(OnDamage::TruncateLikeSqlite)).unwrap();
+    assert_eq!((report.recovery.commits, report.recovery.lost_commits), (4, 4));
+    assert_same_pages(
+        &store_pages(&store),
+        &file_pages(&theirs, 4096),
+        "as SQLite cuts it",
+    );
 }
