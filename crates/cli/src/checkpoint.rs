@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Checkpoint, out: &Output) -> Result<Status> {
 fn has_log(path: &std::path::Path) -> Result<bool> {
     let vfs = UnixVfs::new();
     let db = vfs.open(path, OpenFlags::WRITE)?;
-    let files = FileSet::of(path);
+    let files = FileSet::resolve(&vfs, path)?;
     lock_exclusive(&vfs, &files, &*db)?;
     identify(&vfs, path)?;
     Ok(vfs.info(&files.wal)?.is_some() || vfs.info(&files.meta)?.is_some())

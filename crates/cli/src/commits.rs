@@ -41,7 +41,7 @@ impl CommitNumbers {
         let upto = |last: u32| frames.partition_point(|frame| *frame <= last);
         let mark = findings.meta.as_ref().and_then(|meta| meta.watermark.as_ref());
         let before = match (findings.origin, mark) {
-            (Origin::Known, Some(mark)) if Some(mark.salts) == salts => {
+            (Origin::Known | Origin::GivenUp, Some(mark)) if Some(mark.salts) == salts => {
                 mark.commit_seq.saturating_sub(upto(mark.frame) as u64)
             }
             (Origin::NoRecord, Some(mark)) => mark.commit_seq,

@@ -19,11 +19,7 @@ const LOOKS: u32 = 3;
 /// `walmend inspect`.
 pub(crate) fn inspect(args: &Inspect, out: &Output) -> Result<Status> {
     let examined = Examined::of(&args.target.database, args.evidence.writer_synced_every_commit)?;
-    let status = examined.print(args.frames, out)?;
-    Ok(match status {
-        Status::Damage => Status::Well,
-        other => other,
-    })
+    examined.print(args.frames, out)
 }
 
 /// `walmend verify`.
@@ -46,7 +42,7 @@ impl Examined {
         let vfs = UnixVfs::new();
         let identity = identify(&vfs, path)?;
         let db = vfs.open(path, OpenFlags::READ)?;
-        let files = FileSet::of(path);
+        let files = FileSet::resolve(&vfs, path)?;
         let look = || -> Result<(Findings, bool)> {
             let live = store_is_live(&*db)?;
             let page_size = identity.page_size;

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Recover, out: &Output) -> Result<Status> {
 
     let vfs = UnixVfs::new();
     let db = vfs.open(path, OpenFlags::WRITE)?;
-    let files = FileSet::of(path);
+    let files = FileSet::resolve(&vfs, path)?;
     lock_exclusive(&vfs, &files, &*db)?;
     let identity = identify(&vfs, path)?;
     let findings = Findings::gather(&vfs, &files, &*db, identity.page_size, synced, false)?;

@@ -50,7 +50,7 @@ fn verify_names_the_frame_and_fails() {
         .json();
     assert_eq!(certain["wal"]["damage"][0]["certain"], true);
 
-    on("inspect", &path, &[]).ends_with(0);
+    on("inspect", &path, &[]).ends_with(1);
     let text = walmend(["verify", path.to_str().unwrap()]).ends_with(1).stdout;
     assert!(text.contains(&format!("is damaged at frame {frame}")), "{text}");
 }

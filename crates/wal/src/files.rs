@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use walmend_types::Result;
+use walmend_vfs::Vfs;
 
 /// A database, its log, and the log's companion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,25 @@ impl FileSet {
             wal: with_suffix(db, "-wal"),
             meta: with_suffix(db, "-wal-meta"),
         }
+    }
+
+    /// The files of the database that `path` leads to. The log of a database lies beside the file itself, not
+    /// beside a symbolic link to it: sqlite3 follows links before it names the log. Any other path is kept as
+    /// it was given.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](walmend_types::Error::NotFound), I/O errors.
+    pub fn resolve(vfs: &dyn Vfs, path: &Path) -> Result<Self> {
+        let real = vfs.canonical(path)?;
+        let parent = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Ok(Self::of(path)),
+        };
+        let (Ok(parent), Some(name)) = (vfs.canonical(parent), path.file_name()) else {
+            return Ok(Self::of(&real));
+        };
+        Ok(Self::of(if parent.join(name) == real { path } else { &real }))
     }
 }
 

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walmend_sync::Mutex;
-use walmend_types::Result;
+use walmend_types::{Error, Result};
 use walmend_vfs::{LockKind, LockRange, OpenFlags, Vfs, VfsFile};
 
 /// An open database file.
@@ -38,6 +38,18 @@ impl Opened {
             file,
             write: flags.write,
             place: place(vfs, path)?.unwrap_or_default(),
+        })
+    }
+
+    /// Whether the name still leads to this file. Between opening and locking, another opener may have removed
+    /// what it had created and could not complete, or the file may have been replaced.
+    pub(crate) fn check_still_there(&self, vfs: &dyn Vfs, path: &Path) -> Result<()> {
+        if place(vfs, path)?.as_ref() == Some(&self.place) {
+            return Ok(());
+        }
+        Err(Error::Locked {
+            path: path.to_path_buf(),
+            holder: "another program, which replaced the file in this very moment".into(),
         })
     }
 

@@ -33,8 +33,10 @@ pub struct Identity {
 /// [`Error::NotFound`]; [`Error::NotADatabase`] for a directory, an empty or truncated file, a file of
 /// another kind, or an SQLite database whose rollback journal has to be played back first; I/O errors.
 pub fn identify(vfs: &dyn Vfs, path: &Path) -> Result<Identity> {
+    // Before the link is followed, so that a missing file is named as it was given.
     let opened = Opened::open(vfs, path, OpenFlags::READ)?;
-    let identity = identify_file(vfs, path, &*opened.file, None);
+    let files = FileSet::resolve(vfs, path)?;
+    let identity = identify_file(vfs, &files.db, &*opened.file, None);
     opened.close()?;
     identity
 }
@@ -65,19 +67,26 @@ pub(crate) fn identify_file(
         refuse_hot_journal(vfs, path)?;
         return sqlite(path, bytes, &head);
     }
-    if let Some(record) = CompanionState::read(vfs, &files.meta)?.and_then(|state| state.generation)
-        && record.kind == PageKind::Raw
-        && let Ok(page_size) = PageSize::new(record.page_size)
-    {
-        return raw(path, file, bytes, page_size);
-    }
+    let record = CompanionState::read(vfs, &files.meta)?.and_then(|state| state.generation);
+    let recorded = record
+        .filter(|record| record.kind == PageKind::Raw)
+        .and_then(|record| PageSize::new(record.page_size).ok());
     if head.starts_with(MARKER_MAGIC) {
-        let bytes_of_page = u32::from_be_bytes([head[16], head[17], head[18], head[19]]);
+        let bytes_of_page = u32::from_be_bytes([head[20], head[21], head[22], head[23]]);
         let page_size = PageSize::new(bytes_of_page).map_err(|error| not(error.to_string()))?;
+        if let Some(other) = recorded.filter(|recorded| *recorded != page_size) {
+            return Err(not(format!(
+                "it says that its pages have {page_size} bytes, but {} speaks of pages of {other}: it belongs to \
+                 another database, move it away",
+                files.meta.display()
+            )));
+        }
         return raw(path, file, bytes, page_size);
     }
-    match page_size {
-        Some(page_size) if bytes % u64::from(page_size.get()) == 0 => raw(path, file, bytes, page_size),
+    match recorded.or(page_size) {
+        Some(page_size) if recorded.is_some() || bytes % u64::from(page_size.get()) == 0 => {
+            raw(path, file, bytes, page_size)
+        }
         _ => Err(not(format!(
             "it starts with neither an SQLite header nor walmend's marker, and {} says nothing of it",
             files.meta.display()

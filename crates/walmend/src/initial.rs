@@ -41,12 +41,18 @@ fn first_page(pages: Pages, page_size: PageSize) -> Vec<u8> {
 }
 
 /// The marker page of a Raw database, until the engine writes a page 1 of its own.
+///
+/// A connection of sqlite3 looks at the log before it looks at page 1, with the page size that it finds at
+/// offset 16, whatever the file is. Refused, it checkpoints and deletes a log of that page size as it closes.
+/// So the marker holds another page size there than the log's: then sqlite3 leaves the log alone.
 fn marker(page_size: PageSize) -> Vec<u8> {
     const TEXT: &[u8] = b"A walmend database with raw pages. It is not an SQLite database.\n";
     let mut page = vec![0; page_size.as_usize()];
     page[..16].copy_from_slice(MARKER_MAGIC);
-    page[16..20].copy_from_slice(&page_size.get().to_be_bytes());
-    page[20..20 + TEXT.len()].copy_from_slice(TEXT);
+    let decoy: u16 = if page_size == PageSize::MIN { 1024 } else { 512 };
+    page[16..18].copy_from_slice(&decoy.to_be_bytes());
+    page[20..24].copy_from_slice(&page_size.get().to_be_bytes());
+    page[24..24 + TEXT.len()].copy_from_slice(TEXT);
     page
 }
 

@@ -36,6 +36,7 @@ mod options;
 mod snapshot;
 mod store;
 mod txn;
+mod usage;
 
 pub use identify::{Identity, identify};
 pub use options::{Options, Pages};
@@ -47,6 +48,7 @@ pub use walmend_commit::Ticket;
 pub use walmend_types::{
     CommitOutcome, CommitSeq, Conflict, Error, ErrorKind, OutcomeToken, PageNumber, PageSize, Result, TxnId,
 };
+pub use walmend_vfs::{MemoryVfs, UnixVfs, Vfs};
 pub use walmend_wal::{
     CheckpointMode, CheckpointReport, Decision, LogFate, OnDamage, RecoveryReport, Whereabouts,
 };

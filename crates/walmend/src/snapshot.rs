@@ -4,7 +4,7 @@ use crate::identify::MARKER_MAGIC;
 use crate::options::Pages;
 use crate::store::Inner;
 use std::sync::Arc;
-use walmend_types::{CommitSeq, Error, PageNumber, Result};
+use walmend_types::{CommitSeq, PageNumber, Result};
 use walmend_wal::{PageSource, ReadMark};
 
 /// The database as it was at one moment, for as long as the snapshot lives. It keeps the log from being
@@ -19,8 +19,8 @@ impl Snapshot {
     /// Reads a page. A page within the database that was never written reads as zeros.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] past the end of the database, [`Error::WalCorrupt`] if the page's frame does not
-    /// verify, [`Error::Closed`], I/O errors.
+    /// [`Error::OutOfRange`](walmend_types::Error::OutOfRange) past the end of the database, [`Error::WalCorrupt`](walmend_types::Error::WalCorrupt)
+    /// if the page's frame does not verify, [`Error::Closed`](walmend_types::Error::Closed), I/O errors.
     pub fn read(&self, page: PageNumber) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.store.page_size.as_usize()];
         self.read_into(page, &mut bytes)?;
@@ -30,10 +30,10 @@ impl Snapshot {
     /// Reads a page into `buf`, which is exactly one page.
     ///
     /// # Errors
-    /// As [`read`](Self::read); [`Error::Invalid`] for a buffer of another size.
+    /// As [`read`](Self::read); [`Error::Invalid`](walmend_types::Error::Invalid) for a buffer of another size.
     pub fn read_into(&self, page: PageNumber, buf: &mut [u8]) -> Result<()> {
         // Once closed, the files are no longer ours: another program may be writing to them.
-        self.store.check_open()?;
+        let _at_work = self.store.usage.enter()?;
         let source = self.mark.read(page, buf)?;
         let marker = source == PageSource::Database
             && page == PageNumber::ONE
@@ -58,18 +58,10 @@ impl Snapshot {
 
 impl Inner {
     pub(crate) fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
-        self.check_open()?;
+        self.usage.check_open()?;
         Ok(Snapshot {
             store: Arc::clone(self),
             mark: Arc::new(self.log.begin_read()),
         })
-    }
-
-    pub(crate) fn check_open(&self) -> Result<()> {
-        if self.is_closed() {
-            Err(Error::Closed { what: "the store" })
-        } else {
-            Ok(())
-        }
     }
 }

@@ -6,6 +6,7 @@ use crate::initial::{complete_first_page, write_first_page};
 use crate::options::{Options, Pages};
 use crate::snapshot::Snapshot;
 use crate::txn::{Payload, Txn};
+use crate::usage::Usage;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use walmend_commit::{
     FirstCommitterWins, GroupCommit, GroupConfig, LoopReport, Sender, SharedTotals, channel, spawn,
 };
 use walmend_sync::Mutex;
-use walmend_sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use walmend_sync::thread::JoinHandle;
+use walmend_sync::atomic::{AtomicU64, Ordering};
+use walmend_sync::thread::{self, JoinHandle};
 use walmend_types::{CommitSeq, Cx, Error, OutcomeToken, PageSize, Result, TxnId};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{
@@ -22,7 +23,8 @@ use walmend_wal::{
     unlock_exclusive,
 };
 
-/// An open database. Clones are one store; the last one to go closes it.
+/// An open database. Clones are one store. It is closed by [`close`](Self::close), or when the last clone,
+/// snapshot and transaction is gone.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -88,7 +90,7 @@ pub(crate) struct Inner {
     totals: Arc<SharedTotals>,
     checkpoint_wait: Duration,
     next_txn: AtomicU64,
-    closed: AtomicBool,
+    pub(crate) usage: Usage,
     cx: Cx,
     coordinator: Mutex<Option<JoinHandle<LoopReport>>>,
 }
@@ -108,10 +110,9 @@ impl Store {
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Self, OpenReport)> {
         let path = path.as_ref();
         let vfs = Arc::clone(&options.vfs);
-        let files = FileSet::of(path);
         let before = vfs.info(path)?;
         if options.create && before.is_none_or(|info| info.len == 0) {
-            refuse_orphaned_log(&*vfs, &files)?;
+            refuse_orphaned_log(&*vfs, &FileSet::of(path))?;
         }
         let flags = if options.create {
             OpenFlags::CREATE
@@ -119,18 +120,25 @@ impl Store {
             OpenFlags::WRITE
         };
         let db = Opened::open(&*vfs, path, flags)?;
+        let files = FileSet::resolve(&*vfs, path)?;
         let opened = lock_exclusive(&*vfs, &files, &*db.file).and_then(|()| {
-            let opened = Self::open_locked(&files, db.clone(), &options);
+            let opened = db
+                .check_still_there(&*vfs, path)
+                .and_then(|()| Self::open_locked(&files, db.clone(), &options));
             if opened.is_err() {
-                if before.is_none() && db.file.is_empty()? {
-                    vfs.remove(path)?;
-                }
-                unlock_exclusive(&*db.file)?;
+                // The first error is the one to tell; a file left empty or locked a little longer is not.
+                let tidied = if before.is_none() && db.file.is_empty().unwrap_or(false) {
+                    vfs.remove(path)
+                } else {
+                    Ok(())
+                };
+                let unlocked = unlock_exclusive(&*db.file);
+                report_untidy(tidied.and(unlocked));
             }
             opened
         });
         if opened.is_err() {
-            db.close()?;
+            report_untidy(db.close());
         }
         opened
     }
@@ -194,7 +202,7 @@ impl Store {
             totals,
             checkpoint_wait: options.checkpoint_wait,
             next_txn: AtomicU64::new(1),
-            closed: AtomicBool::new(false),
+            usage: Usage::default(),
             cx,
             coordinator: Mutex::new(Some(coordinator)),
         };
@@ -226,12 +234,12 @@ impl Store {
     /// [`Error::DatabaseCorrupt`] if a page is not what was written; the log is untouched then.
     /// [`Error::WalCorrupt`], [`Error::BusyRecovery`], [`Error::Poisoned`], [`Error::Closed`], I/O errors.
     pub fn checkpoint(&self, mode: CheckpointMode) -> Result<CheckpointReport> {
-        self.0.check_open()?;
+        let _at_work = self.0.usage.enter()?;
         self.0.log.checkpoint(mode, self.0.checkpoint_wait)
     }
 
-    /// Whether the commit with this token is in the log; `None` if the log has gone on to another generation
-    /// since, so that it can no longer be told.
+    /// Whether the commit with this token is in the log. `None` if that cannot be told: once the log has gone on
+    /// to another generation, and for what a failed sync left behind, until the store is reopened.
     pub fn outcome(&self, token: OutcomeToken) -> Option<bool> {
         self.0.log.outcome(token)
     }
@@ -279,19 +287,24 @@ impl Store {
 }
 
 impl Inner {
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
     fn close(&self) -> Result<()> {
-        let Some(coordinator) = self.coordinator.lock().take() else {
+        // Held to the end, so that a second caller returns when the database is given up, and not before.
+        let mut coordinator = self.coordinator.lock();
+        let Some(thread) = coordinator.take() else {
             return Ok(());
         };
-        self.closed.store(true, Ordering::Release);
+        self.usage.close();
         self.cx.cancel();
-        let ended = coordinator
-            .join()
-            .map_err(|_| Error::Internal("the commit thread has panicked".into()));
+        // The commit thread itself comes here if it drops the last future that holds the store; it cannot wait
+        // for itself, and ends right after.
+        let ended = if thread.thread().id() == thread::current().id() {
+            Ok(())
+        } else {
+            thread
+                .join()
+                .map(drop)
+                .map_err(|_| Error::Internal("the commit thread has panicked".into()))
+        };
         // Whatever happened, the lock is given up.
         let tidied = if self.log.poison().reason().is_none() {
             self.log.close()
@@ -299,15 +312,22 @@ impl Inner {
             Ok(())
         };
         let unlocked = unlock_exclusive(&*self.db.file);
-        ended.map(drop).and(tidied).and(unlocked)
+        ended.and(tidied).and(unlocked)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(error) = self.close().and_then(|()| self.db.close()) {
-            tracing::error!(target: "walmend::store", %error, "closing failed");
-        }
+        let closed = self.close();
+        let aside = self.db.close();
+        report_untidy(closed.and(aside));
+    }
+}
+
+/// What goes wrong after the answer is settled, and has nobody to go to but the events.
+fn report_untidy(result: Result<()>) {
+    if let Err(error) = result {
+        tracing::error!(target: "walmend::store", %error, "closing failed");
     }
 }
 

@@ -29,6 +29,23 @@ impl PagePayload for Payload {
     }
 }
 
+/// Pages that one commit writes as zeros where the database grows over what it had cut off.
+const MOST_COVERED: u32 = 1 << 16;
+
+/// SQLite's limit on the size of a database, in pages.
+const MOST_PAGES: u32 = 4_294_967_294;
+
+fn check_size(pages: u32) -> Result<()> {
+    if pages <= MOST_PAGES {
+        return Ok(());
+    }
+    Err(Error::OutOfRange {
+        what: "page",
+        value: pages.into(),
+        expected: format!("a database has at most {MOST_PAGES} pages"),
+    })
+}
+
 /// A transaction. It sees the database as it was when it began, and its own writes. Dropping it forgets them.
 #[derive(Debug)]
 pub struct Txn {
@@ -60,7 +77,8 @@ impl Txn {
 
     /// The size of the database, in pages, as this transaction would leave it if nothing else commits.
     pub fn db_pages(&self) -> u32 {
-        self.write_set().size_after(self.snapshot.db_pages())
+        let highest = self.writes.last_key_value().map_or(0, |(page, _)| page.get());
+        self.db_pages.unwrap_or(self.snapshot.db_pages().max(highest))
     }
 
     /// Reads a page: this transaction's own write, or else the snapshot's.
@@ -68,11 +86,19 @@ impl Txn {
     /// # Errors
     /// As [`Snapshot::read`].
     pub fn read(&self, page: PageNumber) -> Result<Vec<u8>> {
+        let size = self.db_pages();
+        if page.get() > size {
+            return Err(Error::OutOfRange {
+                what: "page",
+                value: page.get().into(),
+                expected: format!("the database has {size} pages"),
+            });
+        }
         if let Some(own) = self.writes.get(&page) {
-            self.snapshot.store.check_open()?;
+            self.snapshot.store.usage.check_open()?;
             return Ok(own.to_vec());
         }
-        if page.get() > self.snapshot.db_pages() && page.get() <= self.db_pages() {
+        if page.get() > self.snapshot.db_pages() {
             return Ok(vec![0; self.page_size().as_usize()]);
         }
         self.snapshot.read(page)
@@ -82,7 +108,8 @@ impl Txn {
     ///
     /// # Errors
     /// [`Error::Invalid`] for an image that is not exactly one page, for the page that holds SQLite's lock
-    /// bytes, and for a page 1 that does not fit the database's kind.
+    /// bytes, and for a page 1 that does not fit the database's kind; [`Error::OutOfRange`] for a page behind
+    /// SQLite's limit of 4294967294.
     pub fn write(&mut self, page: PageNumber, image: impl Into<Arc<[u8]>>) -> Result<()> {
         let image = image.into();
         let page_size = self.page_size();
@@ -100,6 +127,7 @@ impl Txn {
         if page == PageNumber::ONE {
             check_page_1(self.snapshot.store.pages, page_size, &image)?;
         }
+        check_size(page.get())?;
         self.writes.insert(page, image);
         Ok(())
     }
@@ -109,9 +137,10 @@ impl Txn {
     /// snapshot.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for 0.
+    /// [`Error::OutOfRange`] for 0, and for more than SQLite's limit of 4294967294.
     pub fn set_db_pages(&mut self, pages: u32) -> Result<()> {
         PageNumber::new(pages)?;
+        check_size(pages)?;
         self.db_pages = Some(pages);
         Ok(())
     }
@@ -136,7 +165,8 @@ impl Txn {
     }
 
     /// Like [`commit`](Self::commit), without blocking the thread. Once the future has been polled past its
-    /// place in the queue, dropping it does not take the commit back.
+    /// place in the queue, dropping it does not take the commit back. Poll it to its end or drop it: a future
+    /// that was given its place and is kept without being polled holds up every commit behind it.
     pub fn commit_async(self) -> CommitFuture {
         CommitFuture(match self.into_request() {
             Ok((store, request)) => Stage::start(store, request),
@@ -157,9 +187,9 @@ impl Txn {
     }
 
     /// The request, or the outcome that needs none.
-    fn into_request(self) -> Result<(Snapshot, CommitRequest<Payload>), CommitOutcome> {
+    fn into_request(mut self) -> Result<(Snapshot, CommitRequest<Payload>), CommitOutcome> {
         let refuse = |reason| CommitOutcome::NotCommitted { reason };
-        self.snapshot.store.check_open().map_err(refuse)?;
+        self.snapshot.store.usage.check_open().map_err(refuse)?;
         if self.writes.is_empty() && self.db_pages.is_none() {
             return Err(CommitOutcome::Committed {
                 wal_offset: 0,
@@ -167,6 +197,7 @@ impl Txn {
             });
         }
         self.check().map_err(refuse)?;
+        self.cover_what_was_cut().map_err(refuse)?;
         let writes = self.write_set();
         let images = self
             .writes
@@ -179,6 +210,31 @@ impl Txn {
         };
         let request = CommitRequest::new(self.id, self.snapshot.commit_seq(), writes, payload);
         Ok((self.snapshot, request))
+    }
+
+    /// Where the database has shrunk before and now grows again, the log and the database file still hold what was
+    /// cut off. Pages that this transaction lets come back without writing them must read as zeros, so it writes
+    /// zeros.
+    fn cover_what_was_cut(&mut self) -> Result<()> {
+        let before = self.snapshot.db_pages();
+        let last = self.db_pages().min(self.snapshot.mark.high_water());
+        if last <= before {
+            return Ok(());
+        }
+        if last - before > MOST_COVERED {
+            return Err(Error::Invalid(format!(
+                "growing over {} pages that were cut off before takes a checkpoint first, which gives them up",
+                last - before
+            )));
+        }
+        let page_size = self.page_size();
+        let zeros: Arc<[u8]> = vec![0; page_size.as_usize()].into();
+        for number in (before + 1..=last).filter(|number| *number != page_size.lock_page()) {
+            self.writes
+                .entry(PageNumber::new(number)?)
+                .or_insert_with(|| Arc::clone(&zeros));
+        }
+        Ok(())
     }
 
     /// What can be told before anything is sent.

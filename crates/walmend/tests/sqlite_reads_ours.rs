@@ -393,35 +393,40 @@ fn sqlite_refuses_a_raw_store_as_not_a_database_and_changes_no_byte() {
     }
 }
 
-/// SQLite opens the log before it looks at page 1. A connection that has been refused still checkpoints the
-/// log when it closes, where it happens to assume the right page size, and deletes it. Every page survives
-/// that; the evidence of damage, had there been any, would not.
+/// SQLite opens the log before it looks at page 1. Once an engine has a page 1 of its own in the database file, a
+/// connection that has been refused still checkpoints the log when it closes, if it happens to assume the right
+/// page size, and deletes it. Every page survives that; the evidence of damage, had there been any, would not.
 #[test]
 fn sqlite_refuses_a_raw_store_but_may_checkpoint_its_log_and_no_page_is_lost() {
-    for size in [4096, 65536] {
-        for checkpointed_before in [false, true] {
-            let folder = tempfile::tempdir().unwrap();
-            let db = folder.path().join("raw.db");
-            let mut pages = raw_store(&db, size, false);
-            assert_eq!(size_that_sqlite_assumes(&db), size);
-            if checkpointed_before {
-                let (store, _) = open(&db);
-                store.checkpoint(CheckpointMode::Full).unwrap();
-                store.close().unwrap();
-                pages = raw_store(&db, size, false);
-            }
-            let before = open(&db).1;
-            refused_by_sqlite(&db, "frames in the log");
-            assert!(
-                !wal_of(&db).exists(),
-                "if SQLite leaves it alone now, this file can say so"
-            );
-            let (store, report) = open(&db);
-            assert_eq!(report.recovery.replaced, Some(Whereabouts::InDatabase));
-            assert!(report.commit_seq > before.commit_seq);
-            assert_eq!(report.pages, Pages::Raw);
-            assert_same_pages(&store_pages(&store), &pages, "after SQLite's checkpoint");
-        }
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("raw.db");
+    raw_store(&db, 4096, true);
+    let (store, _) = open(&db);
+    store.checkpoint(CheckpointMode::Truncate).unwrap();
+    store.close().unwrap();
+    assert_eq!(size_that_sqlite_assumes(&db), 4096);
+    let pages = raw_store(&db, 4096, true);
+    let before = open(&db).1;
+    refused_by_sqlite(&db, "frames in the log");
+    assert!(
+        !wal_of(&db).exists(),
+        "if SQLite leaves it alone now, this file can say so"
+    );
+    let (store, report) = open(&db);
+    assert_eq!(report.recovery.replaced, Some(Whereabouts::InDatabase));
+    assert!(report.commit_seq > before.commit_seq);
+    assert_eq!(report.pages, Pages::Raw);
+    assert_same_pages(&store_pages(&store), &pages, "after SQLite's checkpoint");
+}
+
+/// Until then, the marker page keeps SQLite from it.
+#[test]
+fn the_marker_makes_sqlite_assume_a_page_size_that_is_not_the_logs() {
+    for size in [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] {
+        let folder = tempfile::tempdir().unwrap();
+        let db = folder.path().join("raw.db");
+        raw_store(&db, size, false);
+        assert_ne!(size_that_sqlite_assumes(&db), size);
     }
 }
 

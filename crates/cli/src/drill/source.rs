@@ -54,7 +54,7 @@ pub(super) fn make(image: &Path, seed: u64) -> Result<Source> {
 pub(super) fn copy(path: &Path, image: &Path) -> Result<Source> {
     let vfs = UnixVfs::new();
     let db = vfs.open(path, OpenFlags::READ)?;
-    let files = FileSet::of(path);
+    let files = FileSet::resolve(&vfs, path)?;
     let locked = |holder: &str| Error::Locked {
         path: path.to_path_buf(),
         holder: holder.into(),

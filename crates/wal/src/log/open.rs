@@ -66,6 +66,13 @@ impl Log {
             .max()
             .unwrap_or(0)
             .max(db_pages);
+        // A database of no pages has at most a marker in its file, which is no content.
+        let on_file = if config.db_pages == 0 {
+            0
+        } else {
+            super::reset::pages_in(config.db.len()?, config.page_size)
+        };
+        let high_water = largest.max(on_file);
         let tail = Tail {
             header,
             salts_on_file: started.salts_on_file,
@@ -86,7 +93,7 @@ impl Log {
             commit_seq: CommitSeq(started.commit_seq),
             db_pages,
             backfilled: 0,
-            high_water: largest.max(super::reset::pages_in(config.db.len()?, config.page_size)),
+            high_water,
             readers: BTreeMap::new(),
             gate: false,
         };

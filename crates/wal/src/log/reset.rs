@@ -155,7 +155,9 @@ impl Shared {
         visible.frames = 0;
         visible.backfilled = 0;
         // Where the length cannot be had, what was known stays true.
-        visible.high_water = on_file.map_or(visible.high_water, |pages| pages.max(visible.db_pages));
+        if visible.db_pages > 0 {
+            visible.high_water = on_file.map_or(visible.high_water, |pages| pages.max(visible.db_pages));
+        }
     }
 }
 

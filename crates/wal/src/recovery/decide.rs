@@ -107,7 +107,6 @@ pub enum Verdict {
 
 /// What recovery did, or would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Decision {
     /// Nothing was wrong.
     Clean,
