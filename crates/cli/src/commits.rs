@@ -33,10 +33,7 @@ impl CommitNumbers {
         });
         let reach = scan.committed_frames.max(findings.durable_frame).max(damaged);
         let frames: Vec<u32> = (1..=reach)
-            .filter(|frame| {
-                scan.slot(*frame)
-                    .is_some_and(|slot| slot.header.db_pages != 0 && Some(slot.header.salts) == salts)
-            })
+            .filter(|frame| scan.ends_transaction(*frame))
             .collect();
         let upto = |last: u32| frames.partition_point(|frame| *frame <= last);
         let mark = findings.meta.as_ref().and_then(|meta| meta.watermark.as_ref());
