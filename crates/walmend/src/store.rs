@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use walmend_commit::{
-    FirstCommitterWins, GroupCommit, GroupConfig, LoopReport, Sender, SharedTotals, channel, spawn,
+    FirstCommitterWins, GroupCommit, GroupConfig, LoopEnd, LoopReport, Sender, SharedTotals, channel, spawn,
 };
 use walmend_sync::Mutex;
 use walmend_sync::atomic::{AtomicU64, Ordering};
@@ -300,10 +300,13 @@ impl Inner {
         let ended = if thread.thread().id() == thread::current().id() {
             Ok(())
         } else {
-            thread
-                .join()
-                .map(drop)
-                .map_err(|_| Error::Internal("the commit thread has panicked".into()))
+            match thread.join().map(|report| report.end) {
+                Ok(LoopEnd::Panicked(what)) => {
+                    Err(Error::Internal(format!("the commit thread has ended: {what}")))
+                }
+                Ok(_) => Ok(()),
+                Err(_) => Err(Error::Internal("the commit thread has panicked".into())),
+            }
         };
         // Whatever happened, the lock is given up.
         let tidied = if self.log.poison().reason().is_none() {

@@ -68,7 +68,9 @@ impl Findings {
         let salts = meta
             .as_ref()
             .and_then(|meta| meta.generation)
-            .map(|generation| generation.salts);
+            .map(|generation| generation.salts)
+            // All zeros stand for an emptied log, not for salts.
+            .filter(|salts| *salts != Salts::default());
         let scan = match vfs.open(&files.wal, OpenFlags::READ) {
             Ok(file) => Some(Scan::read(
                 &*file,
@@ -265,7 +267,7 @@ fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
     // Nobody is the owner after a close in good order; a killed store is still named.
     let given_up = meta.owner.as_ref().is_some_and(|owner| owner.pid == 0);
     let known = if given_up { Origin::GivenUp } else { Origin::Known };
-    if salts == generation.salts {
+    if salts == generation.salts && !log_emptied {
         return Some(known);
     }
     if salts == generation.previous && scan.committed_frames <= generation.previous_frames {
