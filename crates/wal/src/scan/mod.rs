@@ -5,10 +5,13 @@
 //! tried against the checksum *stored* in the frame before it, so that one damaged frame does not hide the
 //! good ones that follow.
 
+mod behind;
+
 use crate::checksum::{ByteOrder, Checksum, Transition};
 use crate::format::{
     FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, WalHeader, frame_offset, frame_size, slots,
 };
+use behind::{behind, chained_pairs, majority_salts};
 use walmend_types::{Error, PageSize, Result, Salts};
 use walmend_vfs::VfsFile;
 
@@ -402,104 +405,4 @@ fn check(slot: &Slot, salts: Salts, computed: Checksum) -> Result<(), ScanEnd> {
     } else {
         Ok(())
     }
-}
-
-/// Judges the slots behind a break, each against the best-known checksum before it: what is wrong with it, and
-/// whether it ended a transaction.
-fn behind(
-    slots: &[Slot],
-    chain: Checksum,
-    salts: Salts,
-    page_size: PageSize,
-    order: ByteOrder,
-) -> (Vec<Option<Fault>>, Vec<bool>) {
-    let transition = Transition::over(8 + page_size.as_usize());
-    let over_page = Transition::over(page_size.as_usize());
-    let mut seed = chain;
-    let mut previous_salts = salts;
-    let mut faults = Vec::with_capacity(slots.len());
-    let mut ends = Vec::with_capacity(slots.len());
-    for (place, slot) in slots.iter().enumerate() {
-        let stored = slot.header.checksum;
-        let computed = transition.combine(seed, slot.part);
-        seed = stored;
-        let fault = if computed == stored {
-            match (slot.header.page, slot.header.salts == salts) {
-                (0, _) => Some(Fault::Header),
-                (_, false) => Some(Fault::Salt),
-                (_, true) => None,
-            }
-        } else if slots.get(place + 1).is_some_and(|next| {
-            let follows = |before| transition.combine(before, next.part) == next.header.checksum;
-            follows(computed) && !follows(stored)
-        }) {
-            seed = computed;
-            Some(Fault::StoredChecksum)
-        } else if slot.header.page == 0 {
-            Some(Fault::Header)
-        } else {
-            Some(Fault::Page)
-        };
-        // What an earlier generation left chains as well, but to a frame that has other salts, too.
-        let of_generation =
-            slot.header.salts == salts || (fault == Some(Fault::Salt) && previous_salts == salts);
-        previous_salts = slot.header.salts;
-        let commit_field = match fault {
-            Some(Fault::Page | Fault::Header) => commit_field(slot, computed, over_page, order),
-            _ => slot.header.db_pages,
-        };
-        faults.push(fault);
-        ends.push(of_generation && commit_field != 0);
-    }
-    (faults, ends)
-}
-
-/// The commit field of a damaged frame. If nothing else is damaged, it is what the checksum says: it is the
-/// second word under it, so a wrong one changes the second half of the state and only that, and what the page
-/// then does to the state can be undone.
-fn commit_field(slot: &Slot, computed: Checksum, over_page: Transition, order: ByteOrder) -> u32 {
-    let stored = slot.header.checksum;
-    let difference = over_page.undo(Checksum {
-        s0: stored.s0.wrapping_sub(computed.s0),
-        s1: stored.s1.wrapping_sub(computed.s1),
-    });
-    if difference.s0 != 0 {
-        return slot.header.db_pages;
-    }
-    match order {
-        ByteOrder::Big => slot.header.db_pages.wrapping_add(difference.s1),
-        ByteOrder::Little => slot
-            .header
-            .db_pages
-            .swap_bytes()
-            .wrapping_add(difference.s1)
-            .swap_bytes(),
-    }
-}
-
-/// The salts that most frames hold; how a log without a usable header tells what belongs to it.
-fn majority_salts(slots: &[Slot]) -> Option<Salts> {
-    let mut counts: Vec<(Salts, usize)> = Vec::new();
-    for slot in slots.iter().filter(|slot| slot.header.page != 0) {
-        let room = counts.len() < 16;
-        match counts.iter_mut().find(|(salts, _)| *salts == slot.header.salts) {
-            Some((_, count)) => *count += 1,
-            // Garbage may hold as many different salts as there are slots: a few candidates do.
-            None if room => counts.push((slot.header.salts, 1)),
-            None => {}
-        }
-    }
-    counts
-        .into_iter()
-        .max_by_key(|(_, count)| *count)
-        .map(|(salts, _)| salts)
-}
-
-fn chained_pairs(slots: &[Slot], page_size: PageSize) -> usize {
-    let transition = Transition::over(8 + page_size.as_usize());
-    let chained = |pair: &&[Slot]| {
-        pair[1].header.page != 0
-            && transition.combine(pair[0].header.checksum, pair[1].part) == pair[1].header.checksum
-    };
-    slots.windows(2).filter(chained).count()
 }
