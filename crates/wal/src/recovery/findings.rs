@@ -167,7 +167,7 @@ impl Findings {
                     certain: true,
                 });
             }
-            (self.frames_behind, self.commits_behind) = scan.count_behind(reach);
+            (self.frames_behind, self.commits_behind) = scan.count_behind();
         }
         self.lost_commits = self.commits_between(scan.committed_frames, reach.max(behind));
     }

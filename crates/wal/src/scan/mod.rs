@@ -315,18 +315,13 @@ impl Scan {
             .map(|place| self.valid_frames + 1 + place)
     }
 
-    /// Valid frames and whole commits behind the break, up to frame `upto`. A commit frame that repeats the
+    /// Valid frames and whole commits behind the break. A commit frame that repeats the
     /// one before it counts once: SQLite pads a sector that way.
-    pub fn count_behind(&self, upto: u32) -> (u32, u32) {
+    pub fn count_behind(&self) -> (u32, u32) {
         let mut frames = 0;
         let mut commits = 0;
         let mut previous: Option<&Slot> = None;
-        for (fault, slot) in self
-            .behind
-            .iter()
-            .zip(&self.slots[self.valid_frames as usize..])
-            .take(upto.saturating_sub(self.valid_frames) as usize)
-        {
+        for (fault, slot) in self.behind.iter().zip(&self.slots[self.valid_frames as usize..]) {
             if fault.is_some() {
                 previous = None;
                 continue;
