@@ -147,6 +147,9 @@ pub struct ScanHints {
     pub limit: Option<u32>,
 }
 
+/// How often a log is read again because it became shorter meanwhile.
+const SHRINK_RETRIES: u32 = 8;
+
 /// Bytes read in one go.
 const READ_BYTES: u64 = 1 << 20;
 
@@ -156,12 +159,23 @@ impl Scan {
     /// # Errors
     /// Only I/O errors: damage is a finding, not an error.
     pub fn read(file: &dyn VfsFile, hints: ScanHints) -> Result<Self> {
+        for _ in 0..SHRINK_RETRIES {
+            let bytes = file.len()?;
+            let scan = Self::read_once(file, hints, bytes);
+            // The log of a live store is emptied by its checkpoints, also while it is read.
+            if file.len()? >= bytes {
+                return scan;
+            }
+        }
+        Self::read_once(file, hints, file.len()?)
+    }
+
+    fn read_once(file: &dyn VfsFile, hints: ScanHints, bytes: u64) -> Result<Self> {
         let ScanHints {
             page_size: fallback,
             salts: expected,
             limit,
         } = hints;
-        let bytes = file.len()?;
         let header = read_header(file)?;
         let page_size = header.ok().map_or(fallback, |header| header.page_size);
         let mut byte_order = header.ok().map_or(ByteOrder::Little, |header| header.byte_order);
