@@ -1,0 +1,1 @@
+//! Repair symbols for what is durable.
