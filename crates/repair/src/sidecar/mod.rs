@@ -9,6 +9,7 @@ mod record;
 mod writer;
 
 pub use group::GroupHeader;
+pub(crate) use group::{chained, shard};
 pub use index::{Group, SidecarIndex};
 pub use record::{MAX_PARITY, MAX_SOURCES};
 pub use writer::SidecarWriter;

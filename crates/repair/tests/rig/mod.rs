@@ -7,10 +7,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use walmend_repair::{GroupHeader, ReedSolomon, SidecarIndex, SidecarWriter};
+use walmend_repair::{
+    GroupHeader, HealReport, ProtectReport, ReedSolomon, SidecarIndex, SidecarWriter, heal_log, protect_log,
+};
 use walmend_types::{PageSize, Salts};
 use walmend_vfs::{MemoryVfs, OpenFlags, Vfs, VfsFile};
-use walmend_wal::{ByteOrder, Checksum, FrameHeader, WalHeader, frame_offset, frame_size};
+use walmend_wal::{ByteOrder, Checksum, FileSet, FrameHeader, WalHeader, frame_offset, frame_size};
 
 pub(crate) const WAL: &str = "/a.db-wal";
 pub(crate) const FEC: &str = "/a.db-wal-fec";
@@ -138,4 +140,43 @@ pub(crate) fn sidecar(log: &[u8], groups: &[(u32, u32)]) -> Vec<u8> {
 pub(crate) fn scan(bytes: &[u8]) -> SidecarIndex {
     let vfs = MemoryVfs::new();
     SidecarIndex::scan(&*put(&vfs, FEC, bytes)).unwrap()
+}
+
+/// A log and its sidecar in a file system of their own.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) vfs: MemoryVfs,
+    pub(crate) wal: Arc<dyn VfsFile>,
+    pub(crate) fec: Arc<dyn VfsFile>,
+}
+
+impl Rig {
+    pub(crate) fn new(log: &[u8], sidecar: &[u8]) -> Self {
+        let vfs = MemoryVfs::new();
+        Self {
+            wal: put(&vfs, WAL, log),
+            fec: put(&vfs, FEC, sidecar),
+            vfs,
+        }
+    }
+
+    pub(crate) fn files() -> FileSet {
+        FileSet::of(Path::new("/a.db"))
+    }
+
+    pub(crate) fn heal(&self) -> HealReport {
+        heal_log(&self.vfs, &Self::files(), &ReedSolomon).unwrap()
+    }
+
+    pub(crate) fn protect(&self) -> ProtectReport {
+        protect_log(&self.vfs, &Self::files(), &ReedSolomon).unwrap()
+    }
+
+    pub(crate) fn log(&self) -> Vec<u8> {
+        content(&*self.wal)
+    }
+
+    pub(crate) fn set_log(&self, bytes: &[u8]) {
+        put(&self.vfs, WAL, bytes);
+    }
 }
