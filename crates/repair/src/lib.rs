@@ -2,10 +2,17 @@
 
 mod codec;
 mod heal;
+mod orchestrate;
 mod sidecar;
 
 pub use codec::{Codec, ReedSolomon, SHARD_ALIGN, shard_len};
 pub use heal::{HealPlan, HealReport, ProtectReport, heal_log, protect_log};
+pub use orchestrate::{
+    CommitReceipt, CommitRepairIo, DurableCommit, GeneratorFailure, MemoryGenerator, MemoryRepair,
+    MemoryRepairCounters, MemoryRepairIo, RepairConfig, RepairCoordinator, RepairEvent, RepairEventKind,
+    RepairIoCall, RepairIoFailure, RepairMetrics, RepairState, RepairSymbolGenerator, SymbolRange,
+    WindowStats,
+};
 pub use sidecar::{
     Group, GroupHeader, MAX_PARITY, MAX_SOURCES, SidecarIndex, SidecarWriter, parity_for, wal_sidecar_path,
 };

@@ -1,0 +1,149 @@
+//! Ranges that wait: a bounded queue that widens.
+
+use super::api::SymbolRange;
+use super::history::History;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A range of commits whose symbols lie side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// How many there are: fewer than the numbers between when some numbers were never used.
+    pub(super) commits: u64,
+    pub(super) symbols: SymbolRange,
+    /// When the oldest became durable.
+    pub(super) durable: Duration,
+    /// When the oldest was queued.
+    pub(super) queued: Duration,
+}
+
+impl Job {
+    /// Takes in the job that comes right after this one; answers whether it does.
+    fn absorb(&mut self, next: &Self) -> bool {
+        if self.symbols.end != next.symbols.start {
+            return false;
+        }
+        self.last = next.last;
+        self.commits += next.commits;
+        self.symbols.end = next.symbols.end;
+        true
+    }
+
+    /// Cuts at most `max` symbols' worth of whole commits off the front, and answers the rest. Where the history
+    /// does not reach back to the first commit, the boundaries are lost: all that is older goes in one piece.
+    fn cut(&mut self, max: u64, history: &History) -> Option<Self> {
+        if self.symbols.len() <= max {
+            return None;
+        }
+        let mut known = history.range(self.first, self.last).peekable();
+        let mut commits = 0;
+        if known.peek()?.commit == self.first {
+            let fits = |end: u64| end - self.symbols.start <= max;
+            while known
+                .next_if(|record| commits == 0 || fits(record.symbols.end))
+                .is_some()
+            {
+                commits += 1;
+            }
+        } else {
+            commits = self.commits - known.clone().count() as u64;
+        }
+        let next = known.peek()?;
+        let rest = Self {
+            first: next.commit,
+            commits: self.commits - commits,
+            symbols: SymbolRange {
+                start: next.symbols.start,
+                end: self.symbols.end,
+            },
+            durable: next.durable,
+            ..*self
+        };
+        self.last = next.commit - 1;
+        self.commits = commits;
+        self.symbols.end = rest.symbols.start;
+        Some(rest)
+    }
+}
+
+/// How a job came into the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// In a place of its own.
+    Queued,
+    /// There was no room: a range was widened.
+    Widened,
+    /// There was no room, and no range to widen: none of them lies next to another.
+    Refused,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    jobs: VecDeque<Job>,
+    limit: usize,
+}
+
+impl Queue {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            jobs: VecDeque::new(),
+            limit,
+        }
+    }
+
+    pub(super) fn push(&mut self, job: Job) -> Pushed {
+        if self.jobs.len() < self.limit {
+            self.jobs.push_back(job);
+            return Pushed::Queued;
+        }
+        if self.jobs.back_mut().is_some_and(|back| back.absorb(&job)) {
+            return Pushed::Widened;
+        }
+        // The new one starts a run of its own: make room by joining what lies side by side.
+        let mut joined: VecDeque<Job> = VecDeque::with_capacity(self.limit);
+        for job in self.jobs.drain(..) {
+            if !joined.back_mut().is_some_and(|back| back.absorb(&job)) {
+                joined.push_back(job);
+            }
+        }
+        self.jobs = joined;
+        if self.jobs.len() == self.limit {
+            return Pushed::Refused;
+        }
+        self.jobs.push_back(job);
+        Pushed::Widened
+    }
+
+    /// The next group: whole neighbours from the front, up to `max` symbols, or one commit that is larger.
+    pub(super) fn take(&mut self, max: u64, history: &History) -> Option<Job> {
+        let mut job = self.jobs.pop_front()?;
+        while job.symbols.len() < max
+            && let Some(next) = self.jobs.front()
+            && job.absorb(next)
+        {
+            self.jobs.pop_front();
+        }
+        if let Some(rest) = job.cut(max, history) {
+            self.jobs.push_front(rest);
+        }
+        Some(job)
+    }
+
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Job> {
+        self.jobs.drain(..)
+    }
+
+    pub(super) fn front(&self) -> Option<&Job> {
+        self.jobs.front()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub(super) fn symbols(&self) -> u64 {
+        self.jobs.iter().map(|job| job.symbols.len()).sum()
+    }
+}
