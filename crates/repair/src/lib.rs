@@ -16,3 +16,8 @@ pub use orchestrate::{
 pub use sidecar::{
     Group, GroupHeader, MAX_PARITY, MAX_SOURCES, SidecarIndex, SidecarWriter, parity_for, wal_sidecar_path,
 };
+
+/// The README's examples are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

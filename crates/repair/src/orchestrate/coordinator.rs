@@ -13,10 +13,55 @@ use tokio::runtime::Handle;
 use walmend_sync::Mutex;
 use walmend_types::{CommitSeq, Error, Poison, Result};
 
-/// Makes commits durable at once, and repairable soon after; see the [module](super).
+/// Makes commits durable at once, and repairable soon after.
 ///
-/// Dropping it waits for what is pending, [`RepairConfig::drop_timeout`] at most. Inside a runtime it does not
-/// wait, since that could keep the repair from running: it leaves the repair to the runtime, and logs so.
+/// A commit appends its *systematic* symbols (a log's frames), syncs them, and is acknowledged: nothing else
+/// lies on its path. Afterwards a task on the caller's tokio runtime reads them back, makes *repair* symbols from
+/// them, appends these to storage of their own, and syncs that. Between the two syncs the commit is durable, but
+/// rot cannot be mended: this window is measured, for each commit.
+///
+/// An engine brings its storage ([`CommitRepairIo`]) and a code ([`RepairSymbolGenerator`]), and either commits
+/// through [`RepairCoordinator::commit`], or keeps its own critical path and passes on what it made durable
+/// ([`RepairCoordinator::offer`]).
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use walmend_repair::{MemoryGenerator, MemoryRepairIo, RepairConfig, RepairCoordinator, RepairState};
+///
+/// let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+/// let io = MemoryRepairIo::new();
+/// let generator = Arc::new(MemoryGenerator::new());
+/// let coordinator =
+///     RepairCoordinator::new(Arc::new(io.clone()), generator, runtime.handle().clone(), RepairConfig::default())?;
+///
+/// let receipt = coordinator.commit(&[b"one", b"two"])?;
+/// assert!(receipt.durable && receipt.repair_pending);
+/// coordinator.wait_for_background_repair(Duration::from_secs(30))?;
+/// assert_eq!(coordinator.state(receipt.commit_seq), Some(RepairState::Completed));
+/// assert_eq!(io.durable_repair().len(), 1);
+/// # Ok::<(), walmend_types::Error>(())
+/// ```
+///
+/// # What happens when
+///
+/// - **Much is committed at once.** Neighbours become one group. The queue is bounded; when it is full, its last
+///   range widens, and a commit never waits. Only when every range in a full queue stands alone (no two of them
+///   touch), the repair of the new commit is `Failed`.
+/// - **A repair fails**, by an error or a panic: it is tried again, after a pause, as often as configured. Then
+///   the commits of this group are `Failed` for good; every other group goes on. A group shares its fate, since
+///   its commits share their repair symbols.
+/// - **The runtime is shut down.** What waits is `Failed`, what is committed from then on as well, and the receipt
+///   says that no repair is pending. A group that a thread has begun ends as it ends. Commits stay durable.
+/// - **Nobody drives the runtime.** Repairs stay pending, and waiting for them is an error at the deadline.
+///
+/// A runtime of one thread, used for nothing else, is enough: the work is done on its blocking threads, by one of
+/// them at a time, so that groups reach the storage in the order of their commits.
+///
+/// # Dropping it
+///
+/// waits for what is pending, [`RepairConfig::drop_timeout`] at most. Inside a runtime it does not wait, since
+/// that could keep the repair from running: it leaves the repair to the runtime, and logs so.
 pub struct RepairCoordinator {
     io: Arc<dyn CommitRepairIo>,
     background: Option<Background>,
@@ -69,11 +114,13 @@ impl RepairCoordinator {
         })
     }
 
-    /// Commits: appends the symbols, syncs, acknowledges. Their repair comes later.
+    /// Commits: appends the symbols, syncs, acknowledges. Their repair comes later. One commit at a time: others
+    /// wait on their threads until its sync is done.
     ///
     /// # Errors
     /// - [`Error::Invalid`] when there is no symbol.
     /// - [`Error::NotCommitted`] when the append failed.
+    /// - [`Error::OutOfRange`] when there is no number left.
     /// - [`Error::OutcomeUnknown`] when the sync failed, the storage panicked, or it answered positions that
     ///   cannot be; from then on every commit is [`Error::Poisoned`].
     pub fn commit(&self, symbols: &[&[u8]]) -> Result<CommitReceipt> {
@@ -83,7 +130,7 @@ impl RepairCoordinator {
         let started = Instant::now();
         let _critical = self.critical.lock();
         self.poison.check()?;
-        let commit_seq = self.ledger.next_commit();
+        let commit_seq = self.ledger.next_commit()?;
         let range = self.append(commit_seq, symbols)?;
         if range.len() != symbols.len() as u64 {
             let said = format!("{} symbols were appended at {range}", symbols.len());

@@ -99,16 +99,31 @@ impl History {
         self.longest = self.longest.max(window);
     }
 
-    pub(super) fn window_stats(&self) -> WindowStats {
-        let mut sorted: Vec<Duration> = self.windows.iter().copied().collect();
-        sorted.sort_unstable();
+    /// A copy of the last windows.
+    pub(super) fn windows(&self) -> Windows {
+        Windows {
+            last: self.windows.iter().copied().collect(),
+            longest: self.longest,
+        }
+    }
+}
+
+/// The last windows, in no order, and the longest of all.
+pub(super) struct Windows {
+    last: Vec<Duration>,
+    longest: Duration,
+}
+
+impl Windows {
+    pub(super) fn stats(mut self) -> WindowStats {
+        self.last.sort_unstable();
         // Nearest rank: the smallest sample that at least this share of all does not exceed.
         let quantile = |percent: usize| {
-            let rank = (sorted.len() * percent).div_ceil(100).max(1);
-            sorted.get(rank - 1).copied().unwrap_or_default()
+            let rank = (self.last.len() * percent).div_ceil(100).max(1);
+            self.last.get(rank - 1).copied().unwrap_or_default()
         };
         WindowStats {
-            samples: sorted.len(),
+            samples: self.last.len(),
             p50: quantile(50),
             p99: quantile(99),
             max: self.longest,
@@ -123,12 +138,12 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_the_last_windows_and_the_maximum_that_of_all() {
         let mut history = History::new(100);
-        assert_eq!(history.window_stats(), WindowStats::default());
+        assert_eq!(history.windows().stats(), WindowStats::default());
         history.close_window(Duration::from_secs(9));
         for ms in (1..=100).rev() {
             history.close_window(Duration::from_millis(ms));
         }
-        let stats = history.window_stats();
+        let stats = history.windows().stats();
         assert_eq!(stats.samples, 100);
         assert_eq!((stats.p50.as_millis(), stats.p99.as_millis()), (50, 99));
         assert_eq!(stats.max, Duration::from_secs(9));

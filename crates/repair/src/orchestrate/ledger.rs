@@ -84,8 +84,14 @@ impl Ledger {
     }
 
     /// The number that the next commit gets.
-    pub(super) fn next_commit(&self) -> CommitSeq {
-        CommitSeq(self.state.lock().last_commit + 1)
+    pub(super) fn next_commit(&self) -> Result<CommitSeq> {
+        let last = self.state.lock().last_commit;
+        let next = last.checked_add(1).ok_or_else(|| Error::OutOfRange {
+            what: "commit",
+            value: last,
+            expected: "a number with another one after it".into(),
+        });
+        next.map(CommitSeq)
     }
 
     /// Whether these commits, in this order, can be entered.
@@ -318,15 +324,19 @@ impl Ledger {
 
     pub(super) fn metrics(&self) -> RepairMetrics {
         let state = self.state.lock();
-        let current: Option<SymbolRange> = state.current.map(|job| job.symbols);
         let oldest = state.current.as_ref().or(state.queue.front());
-        RepairMetrics {
+        let in_work = state.current.map_or(0, |job| job.symbols.len());
+        let mut metrics = RepairMetrics {
             queue_depth: state.queue.len(),
-            lag_symbols: state.queue.symbols() + current.map_or(0, |symbols| symbols.len()),
+            lag_symbols: state.queue.symbols() + in_work,
             lag: oldest.map_or(Duration::ZERO, |job| self.now().saturating_sub(job.durable)),
-            window: state.history.window_stats(),
             ..state.figures.clone()
-        }
+        };
+        let windows = state.history.windows();
+        drop(state);
+        // Sorting takes a while: no commit should wait for it.
+        metrics.window = windows.stats();
+        metrics
     }
 }
 

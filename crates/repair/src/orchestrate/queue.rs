@@ -147,3 +147,77 @@ impl Queue {
         self.jobs.iter().map(|job| job.symbols.len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::Record;
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Symbols of a commit, and how many positions lie unused before them.
+        Push(u64, u64),
+        Take,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let gap = prop_oneof![5 => Just(0u64), 1 => 1u64..3];
+        prop_oneof![
+            3 => (1u64..6, gap).prop_map(|(symbols, gap)| Step::Push(symbols, gap)),
+            1 => Just(Step::Take),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_commit_that_was_not_refused_is_taken_once_whole_and_in_order(
+            steps in prop::collection::vec(step(), 1..150),
+            limit in 1usize..6,
+            max in 1u64..12,
+            kept in 1usize..200,
+        ) {
+            let mut queue = Queue::new(limit);
+            let mut history = History::new(kept);
+            // Commits in the queue, and their symbols.
+            let mut waiting: VecDeque<(u64, SymbolRange)> = VecDeque::new();
+            let (mut commit, mut position) = (0, 0);
+            let ends = std::iter::repeat_n(Step::Take, 150 * 6);
+            for step in steps.into_iter().chain(ends) {
+                match step {
+                    Step::Push(symbols, gap) => {
+                        commit += 1;
+                        let symbols = SymbolRange::new(position + gap, symbols);
+                        position = symbols.end;
+                        history.push(Record::new(commit, symbols, Duration::ZERO));
+                        let (durable, queued) = (Duration::ZERO, Duration::ZERO);
+                        let job = Job { first: commit, last: commit, commits: 1, symbols, durable, queued };
+                        let runs = 1 + waiting.iter().zip(waiting.iter().skip(1))
+                            .filter(|(one, two)| one.1.end != two.1.start).count();
+                        match queue.push(job) {
+                            Pushed::Refused => prop_assert!(runs >= limit && waiting.back().unwrap().1.end != symbols.start),
+                            Pushed::Queued | Pushed::Widened => waiting.push_back((commit, symbols)),
+                        }
+                    }
+                    Step::Take => {
+                        let Some(job) = queue.take(max, &history) else {
+                            prop_assert!(waiting.is_empty());
+                            continue;
+                        };
+                        let taken: Vec<_> = waiting.drain(..job.commits as usize).collect();
+                        let end = taken[taken.len() - 1];
+                        prop_assert_eq!((job.first, job.symbols.start), (taken[0].0, taken[0].1.start));
+                        prop_assert!(job.last >= end.0 && waiting.front().is_none_or(|next| job.last < next.0));
+                        prop_assert_eq!(job.symbols.end, end.1.end);
+                        prop_assert!(taken.windows(2).all(|pair| pair[0].1.end == pair[1].1.start));
+                        let forgotten = history.get(job.first).is_none();
+                        prop_assert!(job.symbols.len() <= max || job.commits == 1 || forgotten);
+                    }
+                }
+                prop_assert!(queue.len() <= limit);
+                prop_assert_eq!(queue.symbols(), waiting.iter().map(|(_, symbols)| symbols.len()).sum::<u64>());
+            }
+            prop_assert!(waiting.is_empty());
+        }
+    }
+}
