@@ -160,8 +160,11 @@ impl Ledger {
         state.figures.queue_high_water = state.figures.queue_high_water.max(depth);
         let spawn = depth > 0 && !state.worker;
         state.worker |= spawn;
+        let full = state.queue.symbols() >= self.config.min_group;
         drop(state);
-        self.work.notify_all();
+        if full {
+            self.work.notify_all();
+        }
         Entered {
             acked,
             spawn,

@@ -83,6 +83,8 @@ pub(super) enum Pushed {
 pub(super) struct Queue {
     jobs: VecDeque<Job>,
     limit: usize,
+    /// Of all jobs together.
+    symbols: u64,
 }
 
 impl Queue {
@@ -90,10 +92,19 @@ impl Queue {
         Self {
             jobs: VecDeque::new(),
             limit,
+            symbols: 0,
         }
     }
 
     pub(super) fn push(&mut self, job: Job) -> Pushed {
+        let pushed = self.place(job);
+        if pushed != Pushed::Refused {
+            self.symbols += job.symbols.len();
+        }
+        pushed
+    }
+
+    fn place(&mut self, job: Job) -> Pushed {
         if self.jobs.len() < self.limit {
             self.jobs.push_back(job);
             return Pushed::Queued;
@@ -128,10 +139,12 @@ impl Queue {
         if let Some(rest) = job.cut(max, history) {
             self.jobs.push_front(rest);
         }
+        self.symbols -= job.symbols.len();
         Some(job)
     }
 
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Job> {
+        self.symbols = 0;
         self.jobs.drain(..)
     }
 
@@ -144,7 +157,7 @@ impl Queue {
     }
 
     pub(super) fn symbols(&self) -> u64 {
-        self.jobs.iter().map(|job| job.symbols.len()).sum()
+        self.symbols
     }
 }
 

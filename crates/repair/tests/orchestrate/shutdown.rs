@@ -104,3 +104,36 @@ fn an_offer_to_a_runtime_that_is_gone_has_receipts_without_pending_repairs() {
     );
     assert_eq!(rig.states(1..=2), [Failed; 2]);
 }
+
+#[test]
+fn a_shutdown_while_threads_commit_leaves_every_commit_durable_and_nothing_pending() {
+    for round in 0..20 {
+        let runtime = runtime();
+        let config = RepairConfig {
+            queue_ranges: 2,
+            ..one_by_one()
+        };
+        let rig = rig(runtime.handle(), config);
+        let receipts: Vec<CommitReceipt> = walmend_sync::thread::scope(|scope| {
+            let writer = || (0..100).map(|_| rig.commit(b"x")).collect::<Vec<_>>();
+            let writers: Vec<_> = (0..3).map(|_| scope.spawn(writer)).collect();
+            rig.generator.wait_for_calls(1 + round);
+            drop(runtime);
+            writers
+                .into_iter()
+                .flat_map(|writer| writer.join().unwrap())
+                .collect()
+        });
+        rig.settle();
+        assert_eq!((receipts.len(), rig.coordinator.pending_count()), (300, 0));
+        for receipt in receipts {
+            let state = rig.states([receipt.commit_seq.0])[0];
+            assert!(receipt.durable && state != Pending);
+            assert!(
+                receipt.repair_pending || state == Failed,
+                "{receipt:?} is {state:?}"
+            );
+        }
+        assert_eq!(rig.io.systematic().len(), 300);
+    }
+}

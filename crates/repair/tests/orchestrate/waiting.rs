@@ -4,6 +4,8 @@ use super::*;
 use RepairState::{Completed, Pending};
 use std::future::Future;
 use std::task::{Context, Waker};
+use tracing::span;
+use walmend_sync::Mutex;
 
 const SHORT: Duration = Duration::from_millis(10);
 
@@ -129,9 +131,11 @@ fn dropping_the_coordinator_inside_a_runtime_detaches_and_the_repair_goes_on() {
         generator,
         coordinator,
     } = rig;
+    let warnings = Warnings::default();
     runtime.block_on(async {
         // Waiting here could never end: nobody else drives this runtime.
-        drop(coordinator);
+        tracing::subscriber::with_default(warnings.clone(), || drop(coordinator));
+        assert_eq!(*warnings.0.lock(), ["walmend::repair::coordinator"]);
         assert!(io.durable_repair().is_empty());
         while io.durable_repair().len() < 3 {
             tokio::task::yield_now().await;
@@ -159,4 +163,38 @@ fn many_threads_and_futures_can_wait_at_once() {
         }
     });
     assert_eq!(rig.states(1..=10), [Completed; 10]);
+}
+
+#[test]
+fn a_coordinator_can_be_shared_and_sent_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<RepairCoordinator>();
+    shared::<MemoryRepairIo>();
+    shared::<MemoryGenerator>();
+}
+
+/// Keeps the targets of warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        self.0.lock().push(event.metadata().target().into());
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
