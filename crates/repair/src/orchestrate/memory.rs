@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use walmend_sync::{Condvar, Mutex, thread};
+use walmend_sync::{Condvar, Mutex};
 use walmend_types::{CommitSeq, Error, Result};
 
 /// Repair symbols and the range that they mend.
@@ -143,9 +143,7 @@ impl CommitRepairIo for MemoryRepairIo {
             storage.injected(RepairIoCall::SyncSystematic)?;
             storage.sync_delay
         };
-        if !delay.is_zero() {
-            thread::sleep(delay);
-        }
+        pass(delay);
         Ok(())
     }
 
@@ -192,6 +190,18 @@ impl fmt::Debug for MemoryRepairIo {
             .finish_non_exhaustive()
     }
 }
+
+/// Lets time pass.
+#[cfg(not(walmend_loom))]
+fn pass(delay: Duration) {
+    if !delay.is_zero() {
+        walmend_sync::thread::sleep(delay);
+    }
+}
+
+/// Under loom no time passes.
+#[cfg(walmend_loom)]
+fn pass(_delay: Duration) {}
 
 /// What is to go wrong in a [`MemoryGenerator`].
 #[derive(Debug, Clone)]
@@ -287,9 +297,7 @@ impl RepairSymbolGenerator for MemoryGenerator {
             let always = always.map(|(_, failure)| failure.clone());
             (settings.delay, always.or_else(|| settings.next.pop_front()))
         };
-        if !delay.is_zero() {
-            thread::sleep(delay);
-        }
+        pass(delay);
         match failure {
             Some(GeneratorFailure::Error(error)) => return Err(error),
             Some(GeneratorFailure::Panic) => panic!("the generator was told to panic"),
