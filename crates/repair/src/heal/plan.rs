@@ -23,6 +23,8 @@ pub struct HealPlan {
     pub other_history: Vec<RangeInclusive<u32>>,
     /// The frames of the groups that belong to this log.
     pub covered: Vec<RangeInclusive<u32>>,
+    /// The frames of those of them of which all parity is intact.
+    pub whole: Vec<RangeInclusive<u32>>,
 }
 
 impl HealPlan {
@@ -85,6 +87,9 @@ impl HealPlan {
             match judge.heal(group)? {
                 Belongs::Here => {
                     judge.ends.insert(*range.end(), group.header.chain_after);
+                    if group.parity_left() == usize::from(group.header.parity) {
+                        plan.whole.push(range.clone());
+                    }
                     judge.covered.push(range);
                 }
                 Belongs::OtherHistory => judge.other_history.push(range),
@@ -104,6 +109,13 @@ impl HealPlan {
         self.header.is_none() && self.rebuilt.is_empty()
     }
 
+    /// The damaged frames that the sidecar knows, healable or not, ascending; 0 stands for the header.
+    pub fn damaged(&self) -> BTreeSet<u32> {
+        let header = self.header.iter().map(|_| 0);
+        let frames = self.rebuilt.keys().chain(&self.unhealable).copied();
+        header.chain(frames).collect()
+    }
+
     /// Whether frame `frame` is damaged and can be rebuilt; 0 stands for the header.
     pub fn heals(&self, frame: u32) -> bool {
         self.rebuilt.contains_key(&frame) || (frame == 0 && self.header.is_some())
@@ -116,9 +128,19 @@ impl HealPlan {
 
     /// How many frames belong to groups that apply to this log.
     pub fn frames_covered(&self) -> u32 {
-        let frames: BTreeSet<u32> = self.covered.iter().cloned().flatten().collect();
-        u32::try_from(frames.len()).unwrap_or(u32::MAX)
+        count(&self.covered)
     }
+
+    /// How many of these are protected less than they were, because parity of theirs is damaged.
+    pub fn frames_weakened(&self) -> u32 {
+        count(&self.covered) - count(&self.whole)
+    }
+}
+
+/// How many different frames lie in these ranges.
+fn count(ranges: &[RangeInclusive<u32>]) -> u32 {
+    let frames: BTreeSet<u32> = ranges.iter().cloned().flatten().collect();
+    u32::try_from(frames.len()).unwrap_or(u32::MAX)
 }
 
 /// At which places of the log the sidecar knows a frame with this digest.
