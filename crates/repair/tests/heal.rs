@@ -90,6 +90,26 @@ fn damage_that_the_logs_own_checksum_misses_is_healed() {
 }
 
 #[test]
+fn damage_that_the_checksum_misses_is_damage_also_where_too_little_is_left() {
+    let whole = log(PAGE, 20, 1);
+    // The group has three parity shards.
+    for frames in [[5, 10, 12, 14], [5, 10, 12, 20]] {
+        let mut damaged = whole.clone();
+        for (place, frame) in frames.map(|frame| (place(PAGE, frame), frame)) {
+            damaged[place.start + 24 + 3] ^= 0x80;
+            if frame == 5 || frame == 20 {
+                damaged[place.start + 24 + 3 + 4 * 6] ^= 0x80;
+            }
+        }
+        let rig = Rig::new(&damaged, &sidecar(&whole, &[(1, 20)]));
+        let report = rig.heal();
+        assert_eq!(report.unhealable_frames, frames);
+        assert!(report.other_history.is_empty());
+        assert_eq!(rig.log(), damaged);
+    }
+}
+
+#[test]
 fn another_history_under_the_same_salts_is_reported_and_left_alone() {
     let old = log(PAGE, 102, 1);
     let fec = sidecar(&old, &[(1, 40), (41, 40), (81, 22)]);

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use walmend_types::Result;
 use walmend_vfs::VfsFile;
-use walmend_wal::{Checksum, HEADER_SIZE, HeaderError, WalHeader, frame_size};
+use walmend_wal::{
+    Checksum, FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, Transition, WalHeader, frame_size,
+};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// What the sidecar can do for a log, and what it cannot. Frame 0 stands for the header of the log.
@@ -77,6 +79,7 @@ impl HealPlan {
             covered: Vec::new(),
             other_history: Vec::new(),
             unhealable: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
         };
         let mut plan = Self {
             header: rebuilt_header,
@@ -99,6 +102,9 @@ impl HealPlan {
         plan.covered = judge.covered;
         plan.other_history = judge.other_history;
         plan.rebuilt = judge.image.rebuilt;
+        // A group that applies knows better what stands in its place.
+        let doubtful = judge.doubtful.into_iter().filter(|frame| !plan.covers(*frame));
+        judge.unhealable.extend(doubtful);
         let left = judge.unhealable.into_iter();
         plan.unhealable = left.filter(|frame| !plan.rebuilt.contains_key(frame)).collect();
         Ok(plan)
@@ -205,6 +211,8 @@ struct Judge<'a> {
     covered: Vec<RangeInclusive<u32>>,
     other_history: Vec<RangeInclusive<u32>>,
     unhealable: BTreeSet<u32>,
+    /// Frames that are damaged as far as a group can tell that may not apply.
+    doubtful: BTreeSet<u32>,
 }
 
 /// Whether a group is about this log.
@@ -234,18 +242,14 @@ impl Judge<'_> {
             if self.is_valid(group.header.first_frame - 1)? {
                 return Ok(Belongs::OtherHistory);
             }
-            self.unhealable.extend(compared.damaged);
+            self.doubtful.extend(compared.damaged);
             return Ok(Belongs::Unknown);
         }
         if compared.damaged.is_empty() {
             return Ok(Belongs::Here);
         }
         let Some(rebuilt) = self.rebuild(group, &compared)? else {
-            if !compared.valid.is_empty() {
-                return Ok(Belongs::OtherHistory);
-            }
-            self.unhealable.extend(compared.damaged);
-            return Ok(Belongs::Here);
+            return Ok(self.give_up(&group.header, &compared));
         };
         let is_own = |(frame, checksum): &(u32, Checksum)| {
             rebuilt.get(frame).and_then(|bytes| stored_in(bytes)) == Some(*checksum)
@@ -255,6 +259,23 @@ impl Judge<'_> {
         }
         self.image.rebuilt.extend(rebuilt);
         Ok(Belongs::Here)
+    }
+
+    /// Judges a group that too little is left of.
+    fn give_up(&mut self, group: &GroupHeader, compared: &Compared) -> Belongs {
+        let foreign = |&(frame, checksum): &(u32, Checksum)| {
+            let own = stored_before_next(group, &compared.sources, frame);
+            (own != Some(checksum)).then_some(frame)
+        };
+        let foreign: Vec<u32> = compared.valid.iter().filter_map(foreign).collect();
+        let damaged = compared.damaged.iter().filter(|frame| !foreign.contains(frame));
+        if foreign.is_empty() {
+            self.unhealable.extend(damaged);
+            Belongs::Here
+        } else {
+            self.doubtful.extend(damaged);
+            Belongs::OtherHistory
+        }
     }
 
     /// Whether the log has the group's chain checksum before its first frame.
@@ -359,6 +380,28 @@ impl Judge<'_> {
         }
         Ok((rebuilt.len() == needed).then_some(rebuilt))
     }
+}
+
+/// The chain checksum that the group's own frame `frame` stores, worked out from what follows it; `None` if that is
+/// damaged too.
+fn stored_before_next(group: &GroupHeader, sources: &[Option<Vec<u8>>], frame: u32) -> Option<Checksum> {
+    if frame == group.last_frame() {
+        return Some(group.chain_after);
+    }
+    let next = sources
+        .get((frame - group.first_frame) as usize + 1)?
+        .as_deref()?;
+    let (head, page) = next.split_first_chunk::<FRAME_HEADER_SIZE>()?;
+    let after = FrameHeader::decode(head).checksum;
+    let part = Checksum::default()
+        .extend(group.byte_order, &head[..8])
+        .extend(group.byte_order, page);
+    // The checksum is linear modulo 2^32 (docs/wal-format.md).
+    let without = Checksum {
+        s0: after.s0.wrapping_sub(part.s0),
+        s1: after.s1.wrapping_sub(part.s1),
+    };
+    Some(Transition::over(8 + page.len()).undo(without))
 }
 
 fn slices(shards: &[Option<Vec<u8>>]) -> Vec<Option<&[u8]>> {
