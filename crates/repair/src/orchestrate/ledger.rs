@@ -6,7 +6,6 @@ use super::history::{History, Record};
 use super::queue::{Job, Pushed, Queue};
 use super::report::{DurableCommit, RepairEvent, RepairEventKind, RepairMetrics, RepairState};
 use super::states::States;
-use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use walmend_sync::atomic::{AtomicBool, Ordering};
@@ -294,9 +293,8 @@ impl Ledger {
         let _flush = self.flush();
         let newest = self.state.lock().last_commit;
         loop {
-            let mut notified = pin!(self.done_async.notified());
-            // Counts as waiting from here on: what ends between the look and the wait is not missed.
-            notified.as_mut().enable();
+            // Woken by what ends from here on, polled or not: what ends between the look and the wait is not missed.
+            let notified = self.done_async.notified();
             if !self.state.lock().is_pending_through(newest) {
                 return;
             }
