@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Makes or extends the parity from which `heal` mends the log. The log only: protection of the database file
     /// is not built yet.
     #[command(
-        after_help = "DATABASE-wal-fec gets an eighth of the log's size, and is the only file that is written.\n\n\
+        after_help = "DATABASE-wal-fec gets about a seventh of the log's size, and is the only file that is written.\n\n\
                             Example, with no program on the database:\n  \
                             walmend protect app.db"
     )]

@@ -235,7 +235,7 @@ impl Examined {
         let database = findings.files.db.display();
         if !damage.is_empty() && damage.iter().all(|damage| damage.healable) {
             return format!(
-                "{} all of it can be healed: `walmend heal {database}`. Until then let no other program open the \
+                "{} all of it can be healed: `walmend heal {database}`.\nUntil then let no other program open the \
                  database: sqlite3 would drop what is behind the damage without a word.\n",
                 out.bad("Damage:")
             );

@@ -1,4 +1,8 @@
 //! Repair symbols for what is durable.
+//!
+//! A [`Codec`] makes parity and rebuilds from it. The sidecar of a log ([`SidecarWriter`], [`SidecarIndex`]) keeps it;
+//! [`protect_log`] makes the sidecar of a log that is there, a [`HealPlan`] says what it can do, and [`heal_log`] does it.
+//! The [`RepairCoordinator`] makes repair symbols off the critical path, for any storage.
 
 mod codec;
 mod heal;
