@@ -229,6 +229,22 @@ fn a_history_that_sqlite_went_on_with_is_recognised() {
 }
 
 #[test]
+fn recovery_heals_before_it_decides() {
+    let folder = TempDir::new().unwrap();
+    let path = left_by_sqlite(folder.path(), 4096, 60);
+    on("protect", &path, &[]).ends_with(0);
+    flip(&wal_of(&path), frame_at(50, 4096) + 200, 3);
+    let report = on("recover", &path, &["--on-damage", "truncate"])
+        .ends_with(0)
+        .json();
+    assert_eq!(report["decision"], "healed");
+    assert_eq!(report["healed_frames"], serde_json::json!([50]));
+    assert_eq!(report["lost_commits"], 0);
+    assert!(report["kept_aside"].is_string());
+    assert_eq!(rows(&path), 59);
+}
+
+#[test]
 fn damage_without_a_sidecar_is_reported_and_a_healthy_log_needs_none() {
     let folder = TempDir::new().unwrap();
     let path = left_by_sqlite(folder.path(), 4096, 20);
