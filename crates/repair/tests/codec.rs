@@ -1,5 +1,7 @@
 //! Any K of K + R shards bring back the rest.
 
+#![cfg(not(walmend_loom))]
+
 use proptest::prelude::*;
 use walmend_repair::{Codec, ReedSolomon};
 

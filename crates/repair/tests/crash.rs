@@ -1,5 +1,7 @@
 //! Power lost at any write and sync of protecting and healing: nothing gets worse, and the next run finishes.
 
+#![cfg(not(walmend_loom))]
+
 mod rig;
 
 use rig::{FEC, Rig, WAL, log, place, sidecar};

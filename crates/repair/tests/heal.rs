@@ -1,5 +1,7 @@
 //! Healing: what is kept, what is refused, and which history a group belongs to.
 
+#![cfg(not(walmend_loom))]
+
 mod rig;
 
 use rig::{FEC, Rig, content, frames, group, header, log, place, put, sidecar, stored};

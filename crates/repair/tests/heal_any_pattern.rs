@@ -1,6 +1,8 @@
 //! Whatever up to R frames and parity records of a group come to, the log is again what it was, byte for byte;
 //! with R + 1 it is left as it is.
 
+#![cfg(not(walmend_loom))]
+
 mod rig;
 
 use proptest::prelude::*;
