@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-/// Looks after SQLite write-ahead logs: inspects, verifies, recovers and checkpoints them.
+/// Looks after SQLite write-ahead logs: inspects, verifies, protects, heals, recovers and checkpoints them.
 ///
 /// DATABASE is the path of the main file; its log is DATABASE-wal. Works on any SQLite database in WAL mode,
 /// whether walmend or sqlite3 wrote it.
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[command(
     name = "walmend",
     version,
-    after_help = "Exit status: 0 all well; 1 damage found, or a drill that lost something; 2 it could not run.\n\
+    after_help = "Exit status: 0 all well; 1 damage found or left unhealed, or a drill that lost something; 2 it could not run.\n\
                   WALMEND_LOG=debug shows what happens inside. See it work: walmend drill"
 )]
 pub(crate) struct Cli {
@@ -29,6 +29,22 @@ pub(crate) enum Command {
     #[command(after_help = "Example, before a checkpoint makes damage permanent:\n  \
                             walmend verify app.db && walmend checkpoint app.db")]
     Verify(Verify),
+    /// Makes or extends the parity from which `heal` mends the log. The log only: protection of the database file
+    /// is not built yet.
+    #[command(
+        after_help = "DATABASE-wal-fec gets about a seventh of the log's size, and is the only file that is written.\n\n\
+                            Example, with no program on the database:\n  \
+                            walmend protect app.db"
+    )]
+    Protect(Protect),
+    /// Mends damaged frames of a log, byte for byte, from the parity that `protect` made; keeps the damaged log.
+    #[command(
+        after_help = "The log as it was stays beside it, as DATABASE-wal-damaged-SECONDS-N. The log only: healing of \
+                            the database file is not built yet.\n\n\
+                            Example, where verify has found damage:\n  \
+                            walmend verify app.db || walmend heal app.db"
+    )]
+    Heal(Heal),
     /// Brings the files to a consistent state after a crash; refuses where commits are at stake.
     #[command(
         after_help = "Example, with a damaged log: first see what is at stake, then keep what precedes the damage:\n  \
@@ -58,6 +74,8 @@ impl Command {
         match self {
             Self::Inspect(args) => args.target.json,
             Self::Verify(args) => args.target.json,
+            Self::Heal(args) => args.target.json,
+            Self::Protect(args) => args.target.json,
             Self::Recover(args) => args.target.json,
             Self::Checkpoint(args) => args.target.json,
             Self::Drill(args) => args.json,
@@ -104,6 +122,20 @@ pub(crate) struct Verify {
     /// Lists every frame as well.
     #[arg(long)]
     pub(crate) frames: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Protect {
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Heal {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) evidence: Evidence,
 }
 
 #[derive(Debug, Args)]

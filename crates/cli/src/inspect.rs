@@ -5,7 +5,8 @@ use crate::commits;
 use crate::format::{Align, Table, bytes, count, number};
 use crate::output::{ErrorBody, Output, Status, complain, sentence};
 use crate::progress::Progress;
-use crate::report::{Report, Wal};
+use crate::report::{Damage, Report, Wal};
+use crate::sidecar::Sidecar;
 use std::fmt::Write;
 use std::path::Path;
 use walmend::{Identity, Pages, identify};
@@ -33,6 +34,7 @@ struct Examined {
     identity: Identity,
     findings: Findings,
     verdict: Verdict,
+    sidecar: Option<Sidecar>,
     live: bool,
 }
 
@@ -62,8 +64,10 @@ impl Examined {
             }
         }
         let verdict = decide(findings.facts());
+        let sidecar = Sidecar::examine(&vfs, &files)?;
         Ok(Self {
             identity,
+            sidecar,
             findings,
             verdict,
             live,
@@ -75,7 +79,13 @@ impl Examined {
             Some(_) => Some(UnixVfs::new().open(&self.findings.files.wal, OpenFlags::READ)?),
             None => None,
         };
-        let mut report = Report::new(&self.identity, &self.findings, log.as_deref(), frames)?;
+        let mut report = Report::new(
+            &self.identity,
+            &self.findings,
+            log.as_deref(),
+            self.sidecar.as_ref(),
+            frames,
+        )?;
         let unsupported = match self.findings.scan.as_ref().map(|scan| scan.header) {
             Some(HeaderState::UnsupportedVersion(version)) => Some(Error::UnsupportedVersion {
                 path: self.findings.files.wal.clone(),
@@ -93,11 +103,15 @@ impl Examined {
             complain(&sentence(&error));
             return Ok(Status::Failed);
         }
-        Ok(if is_damaged(self.verdict) || !self.findings.damage.is_empty() {
-            Status::Damage
-        } else {
-            Status::Well
-        })
+        let sidecar = self.sidecar.as_ref().map(|sidecar| &sidecar.plan);
+        let weakened = sidecar.is_some_and(|plan| plan.frames_weakened() > 0 || !plan.damaged().is_empty());
+        Ok(
+            if is_damaged(self.verdict) || !self.findings.damage.is_empty() || weakened {
+                Status::Damage
+            } else {
+                Status::Well
+            },
+        )
     }
 
     /// The report for people.
@@ -151,11 +165,15 @@ impl Examined {
                 ],
             );
         }
+        if let Some(sidecar) = &self.sidecar {
+            section("Sidecar", &sidecar.path.display().to_string(), &sidecar.lines());
+        }
         if let Some(wal) = &report.wal {
             text.push_str(&tables(wal, out));
         }
         if report.error.is_none() {
-            text.push_str(&self.verdict_for_people(out));
+            let damage = report.wal.as_ref().map_or(&[][..], |wal| &wal.damage);
+            text.push_str(&self.verdict_for_people(damage, out));
         }
         text
     }
@@ -212,18 +230,31 @@ impl Examined {
         lines
     }
 
-    fn verdict_for_people(&self, out: &Output) -> String {
+    fn verdict_for_people(&self, damage: &[Damage], out: &Output) -> String {
         let findings = &self.findings;
+        let database = findings.files.db.display();
+        if !damage.is_empty() && damage.iter().all(|damage| damage.healable) {
+            return format!(
+                "{} all of it can be healed: `walmend heal {database}`.\nUntil then let no other program open the \
+                 database: sqlite3 would drop what is behind the damage without a word.\n",
+                out.bad("Damage:")
+            );
+        }
         if let Some(stake) = commits::at_stake(findings, self.verdict) {
             return format!(
                 "{} {stake}.\nKeep a copy of all files, and let no other program open the database: sqlite3 would drop \
-                 these commits without a word.\n`walmend recover --on-damage salvage {}` keeps what precedes the \
-                 damage.\n",
-                out.bad("Damage:"),
-                findings.files.db.display()
+                 these commits without a word.\n`walmend recover --on-damage salvage {database}` keeps what precedes \
+                 the damage.\n",
+                out.bad("Damage:")
             );
         }
-        if !findings.damage.is_empty() {
+        if damage.iter().any(|damage| damage.certain) {
+            return format!(
+                "{} frames that were durable are damaged, and the sidecar cannot mend all of them.\n",
+                out.bad("Damage:")
+            );
+        }
+        if !damage.is_empty() {
             // Damage that the decision table can live with, because no commit depends on it.
             return format!(
                 "{} no commit depends on the damaged frames.\n",
@@ -265,6 +296,7 @@ fn tables(wal: &Wal, out: &Output) -> String {
             ("commit", Align::Right),
             ("database size", Align::Right),
             ("valid", Align::Left),
+            ("protected", Align::Left),
         ]);
         for frame in frames {
             table.row([
@@ -276,6 +308,7 @@ fn tables(wal: &Wal, out: &Output) -> String {
                     pages => number(pages),
                 },
                 if frame.valid { "yes" } else { "no" }.into(),
+                if frame.covered { "yes" } else { "no" }.into(),
             ]);
         }
         print("Frames", &table);
@@ -285,6 +318,7 @@ fn tables(wal: &Wal, out: &Output) -> String {
             ("frame", Align::Right),
             ("what is wrong", Align::Left),
             ("certain", Align::Left),
+            ("can be healed", Align::Left),
         ]);
         // A torn-out middle may be thousands of frames; the first ones tell the story.
         for damage in wal.damage.iter().take(20) {
@@ -296,11 +330,17 @@ fn tables(wal: &Wal, out: &Output) -> String {
                 place,
                 damage.what.replace('_', " "),
                 if damage.certain { "yes" } else { "no" }.into(),
+                if damage.healable { "yes" } else { "no" }.into(),
             ]);
         }
         if wal.damage.len() > 20 {
             let rest = wal.damage.len() as u64 - 20;
-            table.row(["...".into(), format!("{} more", number(rest)), String::new()]);
+            table.row([
+                "...".into(),
+                format!("{} more", number(rest)),
+                String::new(),
+                String::new(),
+            ]);
         }
         print("Damage", &table);
     }

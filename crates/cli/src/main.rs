@@ -1,4 +1,5 @@
-//! `walmend`: looks into SQLite write-ahead logs, verifies, recovers and checkpoints them, and drills.
+//! `walmend`: looks into SQLite write-ahead logs, verifies, protects, heals, recovers and checkpoints them, and
+//! drills.
 //!
 //! `docs/` and the crate's README tell what the commands are for. The names of commands, options and JSON
 //! fields, and the exit codes, are fixed: scripts depend on them.
@@ -8,11 +9,14 @@ mod checkpoint;
 mod commits;
 mod drill;
 mod format;
+mod heal;
 mod inspect;
 mod output;
 mod progress;
+mod protect;
 mod recover;
 mod report;
+mod sidecar;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -37,6 +41,8 @@ fn run(command: &Command, out: &Output) -> Result<Status> {
     match command {
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Verify(args) => inspect::verify(args, out),
+        Command::Heal(args) => heal::run(args, out),
+        Command::Protect(args) => protect::run(args, out),
         Command::Recover(args) => recover::run(args, out),
         Command::Checkpoint(args) => checkpoint::run(args, out),
         Command::Drill(args) => drill::run(args, out),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use std::fmt::Write;
 use walmend::{Decision, OnDamage, Options, Store, Whereabouts, identify};
 use walmend_error::Result;
+use walmend_repair::{HealReport, ReedSolomon, heal_log};
 use walmend_vfs::{OpenFlags, UnixVfs, Vfs};
 use walmend_wal::{FileSet, Findings, RecoveryPlan, RecoveryReport, lock_exclusive};
 
@@ -19,20 +20,26 @@ struct Report {
     commits: u32,
     dropped_frames: u32,
     lost_commits: u32,
-    healed_frames: [u32; 0],
+    /// 0 stands for the header of the log.
+    healed_frames: Vec<u32>,
     kept_aside: Option<String>,
 }
 
-impl From<&RecoveryReport> for Report {
-    fn from(report: &RecoveryReport) -> Self {
+impl Report {
+    fn new(report: &RecoveryReport, healed: &HealReport) -> Self {
+        let aside = report.kept_aside.as_ref().or(healed.kept_aside.as_ref());
         Self {
-            decision: report.decision.as_str(),
+            decision: match report.decision {
+                // After healing there was nothing else to decide.
+                Decision::Clean | Decision::TornTail if !healed.frames_healed.is_empty() => "healed",
+                decision => decision.as_str(),
+            },
             committed_frames: report.committed_frames,
             commits: report.commits,
             dropped_frames: report.dropped_frames,
             lost_commits: report.lost_commits,
-            healed_frames: [],
-            kept_aside: report.kept_aside.as_ref().map(|path| path.display().to_string()),
+            healed_frames: healed.frames_healed.clone(),
+            kept_aside: aside.map(|path| path.display().to_string()),
         }
     }
 }
@@ -59,11 +66,13 @@ pub(crate) fn run(args: &Recover, out: &Output) -> Result<Status> {
     let files = FileSet::resolve(&vfs, path)?;
     lock_exclusive(&vfs, &files, &*db)?;
     let identity = identify(&vfs, path)?;
+    // What the sidecar can mend is no longer at stake.
+    let healed = heal_log(&vfs, &files, &ReedSolomon)?;
     let findings = Findings::gather(&vfs, &files, &*db, identity.page_size, synced, false)?;
     let plan = RecoveryPlan::make(findings, on_damage)?;
     if !plan.decision.admits() {
         drop(progress);
-        return refuse(&plan, out);
+        return refuse(&plan, &healed, out);
     }
     let stake = commits::at_stake(&plan.findings, plan.verdict);
     let nothing_there = plan.findings.scan.is_none() && plan.findings.meta.is_none();
@@ -83,9 +92,9 @@ pub(crate) fn run(args: &Recover, out: &Output) -> Result<Status> {
     };
     drop(progress);
     if out.json() {
-        out.object(&Report::from(&report))?;
+        out.object(&Report::new(&report, &healed))?;
     } else {
-        out.text(&tell(&report, out))?;
+        out.text(&tell(&report, &healed, out))?;
     }
     if let Some(stake) = stake {
         complain(&format!("{stake}. {}", consequence(&report)));
@@ -94,12 +103,12 @@ pub(crate) fn run(args: &Recover, out: &Output) -> Result<Status> {
 }
 
 /// Nothing was changed: says what either choice would keep.
-fn refuse(plan: &RecoveryPlan, out: &Output) -> Result<Status> {
+fn refuse(plan: &RecoveryPlan, healed: &HealReport, out: &Output) -> Result<Status> {
     let report = plan.report();
     if out.json() {
-        out.object(&Report::from(&report))?;
+        out.object(&Report::new(&report, healed))?;
     } else {
-        out.text(&tell(&report, out))?;
+        out.text(&tell(&report, healed, out))?;
     }
     let stake = commits::at_stake(&plan.findings, plan.verdict).unwrap_or_default();
     complain(&format!("{stake}. {}", commits::choices(plan)));
@@ -119,8 +128,11 @@ fn consequence(report: &RecoveryReport) -> String {
     }
 }
 
-fn tell(report: &RecoveryReport, out: &Output) -> String {
+fn tell(report: &RecoveryReport, healed: &HealReport, out: &Output) -> String {
     let headline = match report.decision {
+        Decision::Clean | Decision::TornTail if !healed.frames_healed.is_empty() => {
+            out.good("Healed: damaged frames were restored from the sidecar.")
+        }
         Decision::Clean => out.good("Clean: there was nothing to repair."),
         Decision::TornTail => out.good("Recovered: a torn tail was dropped."),
         Decision::Salvaged => out.bad("Salvaged: what precedes the damage was kept."),
@@ -146,7 +158,10 @@ fn tell(report: &RecoveryReport, out: &Output) -> String {
     );
     line(lost, number(report.lost_commits));
     line("frames dropped", number(report.dropped_frames));
-    if let Some(aside) = &report.kept_aside {
+    if !healed.frames_healed.is_empty() {
+        line("frames healed", number(healed.frames_healed.len() as u64));
+    }
+    if let Some(aside) = report.kept_aside.as_ref().or(healed.kept_aside.as_ref()) {
         line("damaged log", aside.display().to_string());
     }
     match report.replaced {

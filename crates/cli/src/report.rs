@@ -2,18 +2,20 @@
 
 use crate::commits::{CommitNumbers, log_salts};
 use crate::output::ErrorBody;
+use crate::sidecar::Sidecar;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use walmend::Identity;
 use walmend_types::Result;
 use walmend_vfs::VfsFile;
-use walmend_wal::{ByteOrder, Findings, HeaderState, Origin, Scan, slots};
+use walmend_wal::{ByteOrder, Fault, Findings, HeaderState, Origin, Scan, slots};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) database: Database,
     pub(crate) wal: Option<Wal>,
     pub(crate) wal_meta: Option<WalMeta>,
-    wal_sidecar: Option<()>,
+    pub(crate) wal_sidecar: Option<WalSidecar>,
     db_sidecar: Option<()>,
     /// Why no more can be said.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +79,30 @@ pub(crate) struct WalMeta {
     pub(crate) matches_log: bool,
 }
 
+#[derive(Debug, Serialize)]
+pub(crate) struct WalSidecar {
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+    pub(crate) groups: usize,
+    pub(crate) frames_covered: u32,
+    pub(crate) bad_records: u32,
+    /// Groups of another history of this log.
+    pub(crate) other_history: usize,
+}
+
+impl From<&Sidecar> for WalSidecar {
+    fn from(sidecar: &Sidecar) -> Self {
+        Self {
+            path: sidecar.path.display().to_string(),
+            bytes: sidecar.index.bytes,
+            groups: sidecar.plan.covered.len(),
+            frames_covered: sidecar.plan.frames_covered(),
+            bad_records: sidecar.index.bad_records,
+            other_history: sidecar.plan.other_history.len(),
+        }
+    }
+}
+
 impl Report {
     /// What the findings say, with every frame if `frames` is set.
     ///
@@ -86,12 +112,13 @@ impl Report {
         identity: &Identity,
         findings: &Findings,
         log: Option<&dyn VfsFile>,
+        sidecar: Option<&Sidecar>,
         frames: bool,
     ) -> Result<Self> {
         let mut wal = findings
             .scan
             .as_ref()
-            .map(|scan| Wal::new(identity, findings, scan, frames));
+            .map(|scan| Wal::new(identity, findings, scan, sidecar, frames));
         if let (Some(wal), Some(scan), Some(log)) = (&mut wal, &findings.scan, log)
             && matches!(scan.header, HeaderState::UnsupportedVersion(_))
         {
@@ -106,7 +133,7 @@ impl Report {
             },
             wal,
             wal_meta: WalMeta::new(findings),
-            wal_sidecar: None,
+            wal_sidecar: sidecar.map(WalSidecar::from),
             db_sidecar: None,
             error: None,
         })
@@ -114,15 +141,15 @@ impl Report {
 }
 
 impl Wal {
-    fn new(identity: &Identity, findings: &Findings, scan: &Scan, frames: bool) -> Self {
+    fn new(
+        identity: &Identity,
+        findings: &Findings,
+        scan: &Scan,
+        sidecar: Option<&Sidecar>,
+        frames: bool,
+    ) -> Self {
         let header = scan.header.ok();
         let salts = log_salts(scan).unwrap_or_default();
-        let damage = findings.damage.iter().map(|damage| Damage {
-            frame: damage.frame,
-            what: damage.what.as_str(),
-            certain: damage.certain,
-            healable: false,
-        });
         Self {
             path: findings.files.wal.display().to_string(),
             bytes: scan.bytes,
@@ -147,10 +174,10 @@ impl Wal {
                 _ => scan.db_pages,
             },
             end: scan.end.as_str(),
-            damage: damage.collect(),
+            damage: damage(findings, scan, sidecar),
             frames_after_damage: findings.frames_behind,
             commits_after_damage: findings.commits_behind,
-            frames: frames.then(|| self::frames(findings, scan)),
+            frames: frames.then(|| self::frames(findings, scan, sidecar)),
         }
     }
 
@@ -198,6 +225,36 @@ impl WalMeta {
     }
 }
 
+/// What the log itself shows, and what only the digests of the sidecar do: damage in the last commit looks like a
+/// torn tail. What the sidecar covers was committed and durable.
+fn damage(findings: &Findings, scan: &Scan, sidecar: Option<&Sidecar>) -> Vec<Damage> {
+    let heals = |frame| sidecar.is_some_and(|sidecar| sidecar.plan.heals(frame));
+    let covers = |frame| sidecar.is_some_and(|sidecar| sidecar.plan.covers(frame));
+    let mut damage: BTreeMap<u32, Damage> = BTreeMap::new();
+    for found in &findings.damage {
+        let entry = Damage {
+            frame: found.frame,
+            what: found.what.as_str(),
+            certain: found.certain || heals(found.frame) || covers(found.frame),
+            healable: heals(found.frame),
+        };
+        damage.insert(found.frame, entry);
+    }
+    for frame in sidecar.into_iter().flat_map(|sidecar| sidecar.plan.damaged()) {
+        let what = match frame {
+            0 => Fault::Header,
+            _ => scan.fault(frame).unwrap_or(Fault::Page),
+        };
+        damage.entry(frame).or_insert(Damage {
+            frame,
+            what: what.as_str(),
+            certain: true,
+            healable: heals(frame),
+        });
+    }
+    damage.into_values().collect()
+}
+
 fn byte_order(order: ByteOrder) -> &'static str {
     match order {
         ByteOrder::Little => "little",
@@ -205,7 +262,7 @@ fn byte_order(order: ByteOrder) -> &'static str {
     }
 }
 
-fn frames(findings: &Findings, scan: &Scan) -> Vec<Frame> {
+fn frames(findings: &Findings, scan: &Scan, sidecar: Option<&Sidecar>) -> Vec<Frame> {
     let numbers = CommitNumbers::of(findings);
     let slots = scan.slots.iter().zip(1..);
     slots
@@ -215,7 +272,7 @@ fn frames(findings: &Findings, scan: &Scan) -> Vec<Frame> {
             db_pages: slot.header.db_pages,
             commit_seq: numbers.of_frame(frame),
             valid: frame <= scan.valid_frames || scan.fault(frame).is_none(),
-            covered: false,
+            covered: sidecar.is_some_and(|sidecar| sidecar.plan.covers(frame)),
         })
         .collect()
 }

@@ -77,7 +77,7 @@ pub use index::FrameIndex;
 pub use log::{Log, LogConfig, LogMark, LogStatus, LogSync, LogWriter, PageSource, ReadMark};
 pub use recovery::{
     Behind, Damage, Decision, Facts, Findings, HeaderFact, OnDamage, Origin, RecoveryPlan, RecoveryReport,
-    Stake, Verdict, Whereabouts, decide,
+    Stake, Verdict, Whereabouts, decide, keep_aside,
 };
 pub use scan::{Fault, HeaderState, Scan, ScanEnd, ScanHints, Slot};
 pub use verify::{ExpectedPage, PageVerdict, Verification, verify_pages};

@@ -47,8 +47,12 @@ pub(crate) fn apply(vfs: &dyn Vfs, wal: &dyn VfsFile, plan: &RecoveryPlan) -> Re
     Ok(report)
 }
 
-/// Copies the damaged log to a file of its own beside it, durably.
-fn keep_aside(vfs: &dyn Vfs, wal: &dyn VfsFile, path: &Path) -> Result<Option<PathBuf>> {
+/// Copies a damaged log to a file of its own beside it, `<path>-damaged-<seconds since 1970>-<n>`, durably.
+/// `None` if the log is empty. `path` is the log's.
+///
+/// # Errors
+/// I/O errors.
+pub fn keep_aside(vfs: &dyn Vfs, wal: &dyn VfsFile, path: &Path) -> Result<Option<PathBuf>> {
     let len = wal.len()?;
     if len == 0 {
         return Ok(None);

@@ -11,6 +11,7 @@ mod findings;
 mod plan;
 
 pub(crate) use apply::apply;
+pub use apply::keep_aside;
 pub use decide::{Behind, Decision, Facts, HeaderFact, OnDamage, Origin, Stake, Verdict, decide};
 pub use evidence::Whereabouts;
 pub(crate) use findings::log_salts;

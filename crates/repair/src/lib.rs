@@ -1,0 +1,27 @@
+//! Repair symbols for what is durable.
+//!
+//! A [`Codec`] makes parity and rebuilds from it. The sidecar of a log ([`SidecarWriter`], [`SidecarIndex`]) keeps it;
+//! [`protect_log`] makes the sidecar of a log that is there, a [`HealPlan`] says what it can do, and [`heal_log`] does it.
+//! The [`RepairCoordinator`] makes repair symbols off the critical path, for any storage.
+
+mod codec;
+mod heal;
+mod orchestrate;
+mod sidecar;
+
+pub use codec::{Codec, ReedSolomon, SHARD_ALIGN, shard_len};
+pub use heal::{HealPlan, HealReport, ProtectReport, heal_log, protect_log};
+pub use orchestrate::{
+    CommitReceipt, CommitRepairIo, DurableCommit, GeneratorFailure, MemoryGenerator, MemoryRepair,
+    MemoryRepairCounters, MemoryRepairIo, RepairConfig, RepairCoordinator, RepairEvent, RepairEventKind,
+    RepairIoCall, RepairIoFailure, RepairMetrics, RepairState, RepairSymbolGenerator, SymbolRange,
+    WindowStats,
+};
+pub use sidecar::{
+    Group, GroupHeader, MAX_PARITY, MAX_SOURCES, SidecarIndex, SidecarWriter, parity_for, wal_sidecar_path,
+};
+
+/// The README's examples are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
