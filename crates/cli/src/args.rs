@@ -191,7 +191,7 @@ pub(crate) struct Drill {
     /// How often the child is killed.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub(crate) kills: u32,
-    /// How many bits are flipped and healed. Healing is not built yet: only 0 is taken.
+    /// How many bits are flipped and healed. The drill's store makes no repair symbols yet: only 0 is taken.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) flips: u32,
     /// A new or empty folder for the files, which are kept. Default: a temporary one.

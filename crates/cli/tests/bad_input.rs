@@ -169,7 +169,7 @@ fn usage_errors_are_told_in_json_too() {
         );
     }
     let run = walmend(["drill", "--json", "--flips", "3"]).ends_with(2);
-    assert!(run.stderr.contains("healing is not built yet"), "{run:?}");
+    assert!(run.stderr.contains("makes no repair symbols yet"), "{run:?}");
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(crate) fn child() -> Result<Status> {
 pub(crate) fn run(args: &args::Drill, out: &Output) -> Result<Status> {
     if args.flips != 0 {
         return Err(Error::Invalid(format!(
-            "--flips {} cannot be done: healing is not built yet, only --flips 0 is taken",
+            "--flips {} cannot be done: the drill's store makes no repair symbols yet, only --flips 0 is taken",
             args.flips
         )));
     }
