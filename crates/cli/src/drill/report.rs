@@ -175,7 +175,10 @@ impl Report {
             "checkpoints",
             format!("{} on the way; {last}", number(self.checkpoints)),
         );
-        line("flips", "0: a store makes no repair symbols of its own yet".into());
+        line(
+            "flips",
+            "0: a store makes no repair symbols of its own yet".into(),
+        );
         let result = match (self.verified_from, self.identical) {
             (None, _) => out.bad("not reached"),
             (_, false) => out.bad("differs from the source"),
