@@ -24,11 +24,11 @@ pub(crate) enum Command {
     /// Shows the header, frames and commits of a log; changes nothing.
     #[command(after_help = "Example, the commit that each frame belongs to:\n  \
                             walmend inspect app.db --json --frames | jq '.wal.frames[] | [.frame, .page, .commit_seq]'")]
-    Inspect(Inspect),
+    Inspect(Examine),
     /// Checks every frame of a log; changes nothing. Exits 1 if there is damage.
     #[command(after_help = "Example, before a checkpoint makes damage permanent:\n  \
                             walmend verify app.db && walmend checkpoint app.db")]
-    Verify(Verify),
+    Verify(Examine),
     /// Makes or extends the parity from which `heal` mends the log. The log only: protection of the database file
     /// is not built yet.
     #[command(
@@ -72,8 +72,7 @@ impl Command {
     /// Whether the one JSON object is wanted.
     pub(crate) fn json(&self) -> bool {
         match self {
-            Self::Inspect(args) => args.target.json,
-            Self::Verify(args) => args.target.json,
+            Self::Inspect(args) | Self::Verify(args) => args.target.json,
             Self::Heal(args) => args.target.json,
             Self::Protect(args) => args.target.json,
             Self::Recover(args) => args.target.json,
@@ -103,18 +102,7 @@ pub(crate) struct Evidence {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Inspect {
-    #[command(flatten)]
-    pub(crate) target: Target,
-    #[command(flatten)]
-    pub(crate) evidence: Evidence,
-    /// Lists every frame as well.
-    #[arg(long)]
-    pub(crate) frames: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Verify {
+pub(crate) struct Examine {
     #[command(flatten)]
     pub(crate) target: Target,
     #[command(flatten)]

@@ -2,14 +2,14 @@
 
 use crate::args::{Checkpoint, Mode};
 use crate::format::{count, number};
+use crate::locked::Locked;
 use crate::output::{Output, Status};
 use crate::progress::Progress;
 use serde::Serialize;
 use std::fmt::Write;
-use walmend::{CheckpointMode, CheckpointReport, LogFate, Options, Store, identify};
-use walmend_error::Result;
-use walmend_vfs::{OpenFlags, ReadSource, UnixVfs, Vfs};
-use walmend_wal::{FileSet, lock_exclusive};
+use walmend::{CheckpointMode, CheckpointReport, LogFate, Options, Store};
+use walmend_error::{Error, Result};
+use walmend_vfs::{ReadSource, Vfs};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -61,15 +61,7 @@ pub(crate) fn run(args: &Checkpoint, out: &Output) -> Result<Status> {
         store.close()?;
         report
     } else {
-        CheckpointReport {
-            mode,
-            frames: 0,
-            pages_written: 0,
-            pages_verified: 0,
-            verified_from: ReadSource::Device,
-            log: LogFate::Kept,
-            blocked_by_readers: false,
-        }
+        CheckpointReport::nothing_done(mode)
     };
     drop(progress);
     if out.json() {
@@ -83,12 +75,9 @@ pub(crate) fn run(args: &Checkpoint, out: &Output) -> Result<Status> {
 /// Whether there is a log or a companion. Where there is none there is nothing to bring anywhere, and nothing
 /// is created; but the database must be one, and nobody may have it open.
 fn has_log(path: &std::path::Path) -> Result<bool> {
-    let vfs = UnixVfs::new();
-    let db = vfs.open(path, OpenFlags::WRITE)?;
-    let files = FileSet::resolve(&vfs, path)?;
-    lock_exclusive(&vfs, &files, &*db)?;
-    identify(&vfs, path)?;
-    Ok(vfs.info(&files.wal)?.is_some() || vfs.info(&files.meta)?.is_some())
+    let locked = Locked::open(path)?;
+    let there = |path| Ok::<_, Error>(locked.vfs.info(path)?.is_some());
+    Ok(there(&locked.files.wal)? || there(&locked.files.meta)?)
 }
 
 fn tell(report: &CheckpointReport, out: &Output) -> String {

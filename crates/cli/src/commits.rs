@@ -1,8 +1,7 @@
 //! The numbers of the commits in a log, and which of them damage puts at stake.
 
 use crate::format::count;
-use walmend_types::Salts;
-use walmend_wal::{Decision, Findings, Origin, RecoveryPlan, Scan, Stake, Verdict, frame_offset};
+use walmend_wal::{Decision, Findings, Origin, RecoveryPlan, Stake, Verdict, frame_offset};
 
 /// Which commit each frame belongs to.
 ///
@@ -26,7 +25,7 @@ impl CommitNumbers {
                 kept: 0,
             };
         };
-        let salts = log_salts(scan);
+        let salts = scan.salts();
         // Behind the last commit lie torn and stale frames, unless damage cut the log short.
         let damaged = findings.damage.last().map_or(0, |damage| {
             damage.frame.max(scan.last_commit_behind().unwrap_or(0))
@@ -57,14 +56,6 @@ impl CommitNumbers {
     /// The last commit that can be read.
     pub(crate) fn last_kept(&self) -> u64 {
         self.before + self.kept as u64
-    }
-}
-
-/// The salts that the log's frames go by.
-pub(crate) fn log_salts(scan: &Scan) -> Option<Salts> {
-    match scan.header.ok() {
-        Some(header) => Some(header.salts),
-        None => scan.slot(scan.last_of_generation).map(|slot| slot.header.salts),
     }
 }
 

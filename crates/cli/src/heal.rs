@@ -2,16 +2,15 @@
 
 use crate::args::Heal;
 use crate::format::count;
+use crate::locked::Locked;
 use crate::output::{Output, Status, complain};
 use crate::progress::Progress;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use walmend::identify;
 use walmend_error::Result;
 use walmend_repair::{HealReport, ReedSolomon, heal_log};
-use walmend_vfs::{OpenFlags, UnixVfs, Vfs};
-use walmend_wal::{FileSet, Findings, Verdict, decide, lock_exclusive};
+use walmend_wal::{Findings, Verdict, decide};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -29,15 +28,12 @@ struct Report {
 pub(crate) fn run(args: &Heal, out: &Output) -> Result<Status> {
     let path = &args.target.database;
     let progress = Progress::spinner("healing the log");
-    let vfs = UnixVfs::new();
-    let db = vfs.open(path, OpenFlags::WRITE)?;
-    let files = FileSet::resolve(&vfs, path)?;
-    lock_exclusive(&vfs, &files, &*db)?;
-    let identity = identify(&vfs, path)?;
-    let healed = heal_log(&vfs, &files, &ReedSolomon)?;
+    let locked = Locked::open(path)?;
+    let (vfs, files) = (&locked.vfs, &locked.files);
+    let healed = heal_log(vfs, files, &ReedSolomon)?;
     // What the sidecar does not know may be damaged all the same.
     let synced = args.evidence.writer_synced_every_commit;
-    let left = Findings::gather(&vfs, &files, &*db, identity.page_size, synced, false)?;
+    let left = Findings::gather(vfs, files, &*locked.db, locked.identity.page_size, synced, false)?;
     let unhealable: BTreeSet<u32> = healed
         .unhealable_frames
         .iter()

@@ -1,6 +1,6 @@
 //! `inspect` and `verify`: what is in the files, read without changing anything and without any lock.
 
-use crate::args::{Inspect, Verify};
+use crate::args::Examine;
 use crate::commits;
 use crate::format::{Align, Table, bytes, count, number};
 use crate::output::{ErrorBody, Output, Status, complain, sentence};
@@ -17,14 +17,8 @@ use walmend_wal::{FileSet, Findings, HeaderState, Verdict, decide, store_is_live
 /// How often a finding of damage is looked at again, in case a live program was just writing there.
 const LOOKS: u32 = 3;
 
-/// `walmend inspect`.
-pub(crate) fn inspect(args: &Inspect, out: &Output) -> Result<Status> {
-    let examined = Examined::of(&args.target.database, args.evidence.writer_synced_every_commit)?;
-    examined.print(args.frames, out)
-}
-
-/// `walmend verify`.
-pub(crate) fn verify(args: &Verify, out: &Output) -> Result<Status> {
+/// `walmend inspect`, and `walmend verify`: they differ in what one calls them for.
+pub(crate) fn run(args: &Examine, out: &Output) -> Result<Status> {
     let examined = Examined::of(&args.target.database, args.evidence.writer_synced_every_commit)?;
     examined.print(args.frames, out)
 }

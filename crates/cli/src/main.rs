@@ -11,6 +11,7 @@ mod drill;
 mod format;
 mod heal;
 mod inspect;
+mod locked;
 mod output;
 mod progress;
 mod protect;
@@ -39,8 +40,7 @@ fn main() -> ExitCode {
 
 fn run(command: &Command, out: &Output) -> Result<Status> {
     match command {
-        Command::Inspect(args) => inspect::inspect(args, out),
-        Command::Verify(args) => inspect::verify(args, out),
+        Command::Inspect(args) | Command::Verify(args) => inspect::run(args, out),
         Command::Heal(args) => heal::run(args, out),
         Command::Protect(args) => protect::run(args, out),
         Command::Recover(args) => recover::run(args, out),

@@ -2,15 +2,13 @@
 
 use crate::args::Protect;
 use crate::format::{bytes, count};
+use crate::locked::Locked;
 use crate::output::{Output, Status, complain};
 use crate::progress::Progress;
 use serde::Serialize;
 use std::fmt::Write;
-use walmend::identify;
 use walmend_error::Result;
 use walmend_repair::{ProtectReport, ReedSolomon, protect_log, wal_sidecar_path};
-use walmend_vfs::{OpenFlags, UnixVfs, Vfs};
-use walmend_wal::{FileSet, lock_exclusive};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -32,17 +30,13 @@ struct Sidecar {
 pub(crate) fn run(args: &Protect, out: &Output) -> Result<Status> {
     let path = &args.target.database;
     let progress = Progress::spinner("protecting the log");
-    let vfs = UnixVfs::new();
-    let db = vfs.open(path, OpenFlags::WRITE)?;
-    let files = FileSet::resolve(&vfs, path)?;
-    lock_exclusive(&vfs, &files, &*db)?;
-    identify(&vfs, path)?;
-    let report = protect_log(&vfs, &files, &ReedSolomon)?;
+    let locked = Locked::open(path)?;
+    let report = protect_log(&locked.vfs, &locked.files, &ReedSolomon)?;
     drop(progress);
     if out.json() {
         out.object(&Report {
             wal_sidecar: Sidecar {
-                path: wal_sidecar_path(&files.db).display().to_string(),
+                path: wal_sidecar_path(&locked.files.db).display().to_string(),
                 bytes: report.sidecar_bytes,
                 frames_covered: report.already_covered + report.newly_covered,
                 frames_added: report.newly_covered,

@@ -3,15 +3,15 @@
 use crate::args::{Damage, Recover};
 use crate::commits;
 use crate::format::{count, number};
+use crate::locked::Locked;
 use crate::output::{Output, Status, complain};
 use crate::progress::Progress;
 use serde::Serialize;
 use std::fmt::Write;
-use walmend::{Decision, OnDamage, Options, Store, Whereabouts, identify};
+use walmend::{Decision, OnDamage, Options, Store, Whereabouts};
 use walmend_error::Result;
 use walmend_repair::{HealReport, ReedSolomon, heal_log};
-use walmend_vfs::{OpenFlags, UnixVfs, Vfs};
-use walmend_wal::{FileSet, Findings, RecoveryPlan, RecoveryReport, lock_exclusive};
+use walmend_wal::{Findings, RecoveryPlan, RecoveryReport};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -61,14 +61,11 @@ pub(crate) fn run(args: &Recover, out: &Output) -> Result<Status> {
     let on_damage = OnDamage::from(args.on_damage);
     let progress = Progress::spinner("recovering");
 
-    let vfs = UnixVfs::new();
-    let db = vfs.open(path, OpenFlags::WRITE)?;
-    let files = FileSet::resolve(&vfs, path)?;
-    lock_exclusive(&vfs, &files, &*db)?;
-    let identity = identify(&vfs, path)?;
+    let locked = Locked::open(path)?;
+    let (vfs, files) = (&locked.vfs, &locked.files);
     // What the sidecar can mend is no longer at stake.
-    let healed = heal_log(&vfs, &files, &ReedSolomon)?;
-    let findings = Findings::gather(&vfs, &files, &*db, identity.page_size, synced, false)?;
+    let healed = heal_log(vfs, files, &ReedSolomon)?;
+    let findings = Findings::gather(vfs, files, &*locked.db, locked.identity.page_size, synced, false)?;
     let plan = RecoveryPlan::make(findings, on_damage)?;
     if !plan.decision.admits() {
         drop(progress);
@@ -76,7 +73,7 @@ pub(crate) fn run(args: &Recover, out: &Output) -> Result<Status> {
     }
     let stake = commits::at_stake(&plan.findings, plan.verdict);
     let nothing_there = plan.findings.scan.is_none() && plan.findings.meta.is_none();
-    drop(db);
+    drop(locked);
 
     // Where there is neither a log nor a companion, there is nothing to recover and nothing to create.
     let report = if nothing_there {

@@ -1,6 +1,6 @@
 //! What `inspect --json` and `verify --json` say.
 
-use crate::commits::{CommitNumbers, log_salts};
+use crate::commits::CommitNumbers;
 use crate::output::ErrorBody;
 use crate::sidecar::Sidecar;
 use serde::Serialize;
@@ -149,7 +149,7 @@ impl Wal {
         frames: bool,
     ) -> Self {
         let header = scan.header.ok();
-        let salts = log_salts(scan).unwrap_or_default();
+        let salts = scan.salts().unwrap_or_default();
         Self {
             path: findings.files.wal.display().to_string(),
             bytes: scan.bytes,
@@ -203,7 +203,7 @@ impl WalMeta {
     fn new(findings: &Findings) -> Option<Self> {
         let meta = findings.meta.as_ref()?;
         let mark = meta.watermark.clone().unwrap_or_default();
-        let salts = findings.scan.as_ref().and_then(log_salts);
+        let salts = findings.scan.as_ref().and_then(Scan::salts);
         let stored = |frame: u32| {
             let scan = findings.scan.as_ref()?;
             match frame {

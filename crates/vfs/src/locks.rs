@@ -3,7 +3,7 @@
 //! A new lock of the same owner replaces what that owner held in the range, so that a lock can be raised
 //! and lowered; an unlock may cut a hole into a longer lock.
 
-use crate::LockKind;
+use crate::{LockKind, LockRange, Result, checks};
 
 /// One lock: who holds which bytes, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,18 @@ pub(crate) struct Held {
     /// One past the last byte.
     pub(crate) end: u64,
     pub(crate) kind: LockKind,
+}
+
+impl Held {
+    /// The lock that `owner` wants.
+    pub(crate) fn of(owner: u64, range: LockRange, kind: LockKind) -> Result<Self> {
+        Ok(Self {
+            owner,
+            start: range.start,
+            end: checks::lock_end(range)?,
+            kind,
+        })
+    }
 }
 
 /// All locks of one file.

@@ -174,15 +174,6 @@ impl MemoryFile {
         data.resize(end as usize, 0);
         Ok(())
     }
-
-    fn wanted(&self, range: LockRange, kind: LockKind) -> Result<Held> {
-        Ok(Held {
-            owner: self.owner,
-            start: range.start,
-            end: checks::lock_end(range)?,
-            kind,
-        })
-    }
 }
 
 impl VfsFile for MemoryFile {
@@ -260,7 +251,7 @@ impl VfsFile for MemoryFile {
         if kind == LockKind::Exclusive {
             checks::writable(&self.path, self.flags)?;
         }
-        let wanted = self.wanted(range, kind)?;
+        let wanted = Held::of(self.owner, range, kind)?;
         Ok(self.inode.locks.lock().try_lock(wanted))
     }
 
@@ -271,7 +262,7 @@ impl VfsFile for MemoryFile {
     }
 
     fn lock_holder(&self, range: LockRange, kind: LockKind) -> Result<Option<LockHolder>> {
-        let wanted = self.wanted(range, kind)?;
+        let wanted = Held::of(self.owner, range, kind)?;
         let blocked = self.inode.locks.lock().blocked(wanted);
         Ok(blocked.then_some(LockHolder { pid: None }))
     }

@@ -85,6 +85,21 @@ pub struct CheckpointReport {
     pub blocked_by_readers: bool,
 }
 
+impl CheckpointReport {
+    /// The report of a checkpoint that found nothing to do.
+    pub fn nothing_done(mode: CheckpointMode) -> Self {
+        Self {
+            mode,
+            frames: 0,
+            pages_written: 0,
+            pages_verified: 0,
+            verified_from: ReadSource::Device,
+            log: LogFate::Kept,
+            blocked_by_readers: false,
+        }
+    }
+}
+
 impl Log {
     /// Brings the log into its database file. Modes other than `Passive` wait up to `patience` for readers to
     /// leave; nobody begins a snapshot meanwhile. A reset waits for *every* snapshot: even one whose frames
@@ -115,21 +130,13 @@ impl Log {
         let _fence = shared
             .fence
             .acquire(crate::fence::RecoveryFence::DEFAULT_BUDGET)?;
-        let mut report = CheckpointReport {
-            mode,
-            frames: 0,
-            pages_written: 0,
-            pages_verified: 0,
-            verified_from: ReadSource::Device,
-            log: LogFate::Kept,
-            blocked_by_readers: false,
-        };
+        let mut report = CheckpointReport::nothing_done(mode);
         // Most of the work is done beside the writers; what is left for the second pass is short.
-        report.blocked_by_readers = copy(shared, target, &mut report)?;
+        let blocked = copy(shared, target, &mut report)?;
         if mode == CheckpointMode::Passive {
+            report.blocked_by_readers = blocked;
             return Ok(report);
         }
-        report.blocked_by_readers = false;
         let deadline = Instant::now().checked_add(patience);
         let Some(gate) = Gate::close(shared, deadline) else {
             report.blocked_by_readers = true;

@@ -74,15 +74,6 @@ impl SimFile {
         }
         Ok(())
     }
-
-    fn wanted(&self, range: LockRange, kind: LockKind) -> Result<Held> {
-        Ok(Held {
-            owner: self.owner,
-            start: range.start,
-            end: checks::lock_end(range)?,
-            kind,
-        })
-    }
 }
 
 impl fmt::Debug for SimFile {
@@ -171,7 +162,7 @@ impl VfsFile for SimFile {
         if kind == LockKind::Exclusive {
             checks::writable(&self.path, self.flags)?;
         }
-        let wanted = self.wanted(range, kind)?;
+        let wanted = Held::of(self.owner, range, kind)?;
         let mut disk = self.disk("lock")?;
         Ok(disk.inode(self.number).locks.try_lock(wanted))
     }
@@ -184,7 +175,7 @@ impl VfsFile for SimFile {
     }
 
     fn lock_holder(&self, range: LockRange, kind: LockKind) -> Result<Option<LockHolder>> {
-        let wanted = self.wanted(range, kind)?;
+        let wanted = Held::of(self.owner, range, kind)?;
         let blocked = self.disk("lock")?.inode(self.number).locks.blocked(wanted);
         Ok(blocked.then_some(LockHolder { pid: None }))
     }

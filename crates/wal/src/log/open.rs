@@ -165,7 +165,7 @@ fn record(
     let db_pages = kept
         .filter(|_| committed > 0)
         .map_or(config.db_pages, |scan| scan.db_pages);
-    let salts_on_file = scan.and_then(crate::recovery::log_salts).unwrap_or_default();
+    let salts_on_file = scan.and_then(Scan::salts).unwrap_or_default();
     let frames_on_file = scan.map_or(0, |scan| scan.committed_frames);
     let reserved = known.map_or(0, |record| record.reserved_seq);
     let mut generation = Generation {
@@ -243,7 +243,7 @@ fn last_commit_seq(plan: &RecoveryPlan, companion: &Companion) -> u64 {
         Origin::ResetPending if scan.is_none_or(|scan| scan.bytes == 0) && !emptied => reserved.max(marked),
         Origin::ResetPending => base.max(marked),
         Origin::Known | Origin::GivenUp => {
-            let salts = scan.and_then(crate::recovery::log_salts).unwrap_or_default();
+            let salts = scan.and_then(Scan::salts).unwrap_or_default();
             match state.watermark_of(salts) {
                 Some(mark) => mark.commit_seq + commits(mark.frame),
                 None => base + commits(0),

@@ -116,7 +116,7 @@ impl Findings {
         let mark = self
             .meta
             .as_ref()
-            .and_then(|meta| meta.watermark_of(log_salts(scan)?));
+            .and_then(|meta| meta.watermark_of(scan.salts()?));
         if self.origin.is_known()
             && let Some(mark) = mark
         {
@@ -240,14 +240,6 @@ fn changed_since(vfs: &dyn Vfs, files: &FileSet, meta: &CompanionState) -> Resul
     Ok(matches!((now.modified, companion), (Some(db), Some(companion)) if db > companion))
 }
 
-/// The salts that the log's frames go by.
-pub(crate) fn log_salts(scan: &Scan) -> Option<Salts> {
-    match scan.header {
-        HeaderState::Ok(header) => Some(header.salts),
-        _ => scan.slot(scan.last_of_generation).map(|slot| slot.header.salts),
-    }
-}
-
 /// Where the log comes from, as far as salts tell; `None` if it is not the one that the companion knows.
 fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
     let generation = match (meta.generation, &meta.watermark) {
@@ -260,7 +252,7 @@ fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
     };
     let mark = meta.watermark_of(generation.salts).map_or(0, |mark| mark.frame);
     let log_emptied = generation.salts == Salts::default();
-    let Some((scan, salts)) = scan.and_then(|scan| Some((scan, log_salts(scan)?))) else {
+    let Some((scan, salts)) = scan.and_then(|scan| Some((scan, scan.salts()?))) else {
         // Nothing there: as it should be after the log was emptied, or before its first frame.
         return (log_emptied || mark == 0).then_some(Origin::ResetPending);
     };

@@ -14,6 +14,5 @@ pub(crate) use apply::apply;
 pub use apply::keep_aside;
 pub use decide::{Behind, Decision, Facts, HeaderFact, OnDamage, Origin, Stake, Verdict, decide};
 pub use evidence::Whereabouts;
-pub(crate) use findings::log_salts;
 pub use findings::{Damage, Findings};
 pub use plan::{RecoveryPlan, RecoveryReport};

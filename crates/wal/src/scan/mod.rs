@@ -284,6 +284,15 @@ impl Scan {
         scan
     }
 
+    /// The salts that the frames of this log go by: the header's, or, where it does not verify, those of the last
+    /// slot that belongs to the log.
+    pub fn salts(&self) -> Option<Salts> {
+        match self.header {
+            HeaderState::Ok(header) => Some(header.salts),
+            _ => self.slot(self.last_of_generation).map(|slot| slot.header.salts),
+        }
+    }
+
     /// The slot of frame `frame` (from 1).
     pub fn slot(&self, frame: u32) -> Option<&Slot> {
         self.slots.get((frame as usize).checked_sub(1)?)

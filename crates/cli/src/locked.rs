@@ -1,0 +1,33 @@
+//! How the commands that change files begin: with the database to themselves.
+
+use std::path::Path;
+use std::sync::Arc;
+use walmend::{Identity, identify};
+use walmend_error::Result;
+use walmend_vfs::{OpenFlags, UnixVfs, Vfs, VfsFile};
+use walmend_wal::{FileSet, lock_exclusive};
+
+/// A database that nobody else has open, for as long as this lives.
+pub(crate) struct Locked {
+    pub(crate) vfs: UnixVfs,
+    pub(crate) db: Arc<dyn VfsFile>,
+    pub(crate) files: FileSet,
+    pub(crate) identity: Identity,
+}
+
+impl Locked {
+    /// Takes the exclusive lock, and then looks at what the file is.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let vfs = UnixVfs::new();
+        let db = vfs.open(path, OpenFlags::WRITE)?;
+        let files = FileSet::resolve(&vfs, path)?;
+        lock_exclusive(&vfs, &files, &*db)?;
+        let identity = identify(&vfs, path)?;
+        Ok(Self {
+            vfs,
+            db,
+            files,
+            identity,
+        })
+    }
+}
