@@ -1,6 +1,8 @@
 //! The disk behind all handles: names, contents, pending changes, and the log.
 
-use super::fault::{CrashKeep, Faults, PendingChange, PendingKind, SectorSize, SimOp};
+use super::fault::{
+    Call, CrashKeep, Fate, Fault, Faults, Injected, PendingChange, PendingKind, SectorSize, SimOp,
+};
 use crate::checks;
 use crate::locks::LockTable;
 use crate::names::normal;
@@ -39,6 +41,25 @@ impl Change {
         }
     }
 
+    /// Makes the change in `content`, as far as it reached the disk.
+    fn land(&self, fate: Fate, content: &mut Vec<u8>) {
+        let Self::Sector { offset, bytes } = self else {
+            return match fate {
+                Fate::Lost => {}
+                _ => self.apply(content),
+            };
+        };
+        let part = |cut: u8| bytes.len() * usize::from(cut) / 256;
+        let (offset, bytes) = match fate {
+            Fate::Lost => return,
+            Fate::Kept => (*offset, &bytes[..]),
+            Fate::Head(cut) => (*offset, &bytes[..part(cut)]),
+            Fate::Tail(cut) => (*offset + part(cut) as u64, &bytes[part(cut)..]),
+        };
+        let bytes = bytes.to_vec();
+        Self::Sector { offset, bytes }.apply(content);
+    }
+
     /// Makes the change in `buf`, which is a part of a file at `at`. Bytes behind the file's end are zeros
     /// there, so that growth needs no doing.
     fn apply_within(&self, buf: &mut [u8], at: u64) {
@@ -67,6 +88,14 @@ impl Change {
     }
 }
 
+/// Where the sectors of a write reach the disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Arrive {
+    Here,
+    Nowhere,
+    FurtherOn(u64),
+}
+
 /// One file.
 #[derive(Debug, Default)]
 pub(super) struct Inode {
@@ -80,8 +109,9 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    /// Writes to the cache. The caller has checked that there is room.
-    fn write(&mut self, data: &[u8], offset: u64, sector: u64, order: &mut u64) {
+    /// Writes to the cache, and makes the sectors pending where `arrive` says. The caller has checked that there
+    /// is room.
+    fn write(&mut self, data: &[u8], offset: u64, sector: u64, arrive: Arrive, order: &mut u64) {
         if data.is_empty() {
             return;
         }
@@ -93,8 +123,18 @@ impl Inode {
         for index in offset / sector..end.div_ceil(sector) {
             let start = index * sector;
             let stop = (start + sector).min(self.cache.len() as u64);
-            let bytes = self.cache[start as usize..stop as usize].to_vec();
-            self.push(Change::Sector { offset: start, bytes }, order);
+            let mut bytes = self.cache[start as usize..stop as usize].to_vec();
+            let mut offset = start;
+            match arrive {
+                Arrive::Here => {}
+                Arrive::Nowhere => continue,
+                Arrive::FurtherOn(sectors) => {
+                    let len = self.cache.len() as u64;
+                    offset = (index + sectors) % len.div_ceil(sector) * sector;
+                    bytes.truncate((len - offset) as usize);
+                }
+            }
+            self.push(Change::Sector { offset, bytes }, order);
         }
     }
 
@@ -128,12 +168,10 @@ impl Inode {
         }
     }
 
-    /// Makes the kept changes durable and forgets all.
-    fn keep(&mut self, mut kept: impl FnMut(u64) -> bool) {
+    /// Makes of each change what is left of it durable, and forgets all.
+    fn keep(&mut self, mut fate: impl FnMut(u64) -> Fate) {
         for pending in self.pending.drain(..) {
-            if kept(pending.order) {
-                pending.change.apply(&mut self.durable);
-            }
+            pending.change.land(fate(pending.order), &mut self.durable);
         }
     }
 
@@ -195,6 +233,7 @@ pub(super) struct Disk {
     power_is_gone: bool,
     pub(super) faults: Faults,
     pub(super) log: Vec<SimOp>,
+    pub(super) injected: Vec<Injected>,
 }
 
 impl Disk {
@@ -210,6 +249,7 @@ impl Disk {
             power_is_gone: false,
             faults: Faults::default(),
             log: Vec::new(),
+            injected: Vec::new(),
         }
     }
 
@@ -255,6 +295,18 @@ impl Disk {
         }
         self.log.push(op);
         Ok(())
+    }
+
+    /// What is to go wrong with a call, if anything; it is noted.
+    pub(super) fn fault(&mut self, call: Call, file: &Path, offset: u64) -> Option<Fault> {
+        let fault = self.faults.on(call, file)?;
+        self.injected.push(Injected {
+            op: self.log.len() as u64,
+            file: file.to_path_buf(),
+            offset,
+            fault: fault.clone(),
+        });
+        Some(fault)
     }
 
     /// Marks the operation that was begun last as failed.
@@ -336,10 +388,10 @@ impl Disk {
             .min(checks::MAX_KEPT)
     }
 
-    pub(super) fn write(&mut self, number: u64, data: &[u8], offset: u64) {
+    pub(super) fn write(&mut self, number: u64, data: &[u8], offset: u64, arrive: Arrive) {
         let sector = self.sectors.bytes();
         let mut order = self.order;
-        self.inode(number).write(data, offset, sector, &mut order);
+        self.inode(number).write(data, offset, sector, arrive, &mut order);
         self.order = order;
     }
 
@@ -357,8 +409,8 @@ impl Disk {
 
     pub(super) fn failed_sync(&mut self, number: u64, keep: &CrashKeep) {
         let inode = self.inode(number);
-        let mut bits = keep.decide(inode.pending.len()).into_iter();
-        inode.keep(|_| bits.next().unwrap_or(false));
+        let mut fates = keep.decide(inode.pending.len()).into_iter();
+        inode.keep(|_| fates.next().unwrap_or(Fate::Lost));
     }
 
     /// The places of all pending changes of files that have a name, in order.
@@ -390,10 +442,10 @@ impl Disk {
     /// Power loss; answers the new incarnation.
     pub(super) fn crash(&mut self, keep: &CrashKeep) -> u64 {
         let orders = self.pending_orders();
-        let bits = keep.decide(orders.len());
-        let kept: BTreeMap<u64, bool> = orders.into_iter().zip(bits).collect();
+        let fates = keep.decide(orders.len());
+        let fates: BTreeMap<u64, Fate> = orders.into_iter().zip(fates).collect();
         for inode in self.inodes.values_mut() {
-            inode.keep(|order| kept.get(&order).copied().unwrap_or(false));
+            inode.keep(|order| fates.get(&order).copied().unwrap_or(Fate::Lost));
             inode.cache.clone_from(&inode.durable);
         }
         self.boot += 1;

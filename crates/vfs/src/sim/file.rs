@@ -1,8 +1,8 @@
 //! One open file of the simulation.
 
 use super::Shared;
-use super::disk::Disk;
-use super::fault::{SimOp, SimOpKind};
+use super::disk::{Arrive, Disk};
+use super::fault::{Call, Fault, SimOp, SimOpKind};
 use crate::locks::Held;
 use crate::{DeviceRead, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, VfsFile, checks};
 use std::fmt;
@@ -51,28 +51,57 @@ impl SimFile {
         if len == 0 {
             return self.disk("write").map(drop);
         }
+        self.stop_if_held(Call::Write);
         let mut disk = self.operation(SimOpKind::Write, offset, len)?;
-        let (mut landed, mut failure) = (len, None);
-        if let Some((part, error)) = disk.faults.on_write(&self.name) {
-            landed = part.min(len);
-            failure = Some(error);
+        let (mut landed, mut failure, mut arrive) = (len, None, Arrive::Here);
+        match disk.fault(Call::Write, &self.name, offset) {
+            Some(Fault::WriteError { landed: part, error }) => {
+                landed = part.min(len);
+                failure = Some(error);
+            }
+            Some(Fault::LostWrite) => arrive = Arrive::Nowhere,
+            Some(Fault::MisdirectedWrite(sectors)) => arrive = Arrive::FurtherOn(sectors),
+            _ => {}
         }
         let room = disk.room(self.number).saturating_sub(offset);
         if room < landed {
             landed = room;
             failure = Some(io::ErrorKind::StorageFull);
         }
-        disk.write(self.number, &data[..landed as usize], offset);
+        disk.write(self.number, &data[..landed as usize], offset, arrive);
         let Some(error) = failure else { return Ok(()) };
         disk.operation_failed();
         Err(self.error("write", Some(offset + landed), error.into()))
     }
 
-    fn check_read(&self, disk: &mut Disk, offset: u64) -> Result<()> {
-        if disk.faults.on_read(&self.name) {
-            return Err(self.error("read", Some(offset), io::Error::from_raw_os_error(EIO)));
+    /// Begins a read of `len` bytes; answers how many of them there are to be, whatever the file holds.
+    fn begin_read(&self, offset: u64, len: usize) -> Result<(MutexGuard<'_, Disk>, usize)> {
+        self.stop_if_held(Call::Read);
+        let mut disk = self.disk("read")?;
+        match disk.fault(Call::Read, &self.name, offset) {
+            Some(Fault::ReadError) => {
+                let failed = io::Error::from_raw_os_error(EIO);
+                Err(self.error("read", Some(offset), failed))
+            }
+            Some(Fault::ShortRead(landed)) => {
+                let landed = usize::try_from(landed).unwrap_or(usize::MAX);
+                Ok((disk, len.min(landed)))
+            }
+            Some(Fault::BitRot(bit)) => {
+                let bit = bit % (8 * len as u64).max(1);
+                disk.inode(self.number)
+                    .flip_bit(offset + bit / 8, (bit % 8) as u8);
+                Ok((disk, len))
+            }
+            _ => Ok((disk, len)),
         }
-        Ok(())
+    }
+
+    fn stop_if_held(&self, call: Call) {
+        let held = self.shared.disk.lock().faults.held(call, &self.name);
+        if let Some(hold) = held {
+            hold.stop();
+        }
     }
 }
 
@@ -89,11 +118,10 @@ impl VfsFile for SimFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         checks::end_of(offset, buf.len() as u64)?;
-        let mut disk = self.disk("read")?;
-        self.check_read(&mut disk, offset)?;
+        let (mut disk, len) = self.begin_read(offset, buf.len())?;
         let cache = &disk.inode(self.number).cache;
         let rest = cache.get(offset as usize..).unwrap_or_default();
-        let len = rest.len().min(buf.len());
+        let len = rest.len().min(len);
         buf[..len].copy_from_slice(&rest[..len]);
         Ok(len)
     }
@@ -138,22 +166,27 @@ impl VfsFile for SimFile {
     }
 
     fn sync(&self, mode: SyncMode) -> Result<()> {
+        self.stop_if_held(Call::Sync);
         let mut disk = self.operation(SimOpKind::Sync(mode), 0, 0)?;
-        let Some(keep) = disk.faults.on_sync(&self.name) else {
-            disk.sync(self.number, mode);
-            return Ok(());
-        };
-        disk.failed_sync(self.number, &keep);
-        disk.operation_failed();
-        Err(self.error("sync", None, io::Error::from_raw_os_error(EIO)))
+        match disk.fault(Call::Sync, &self.name, 0) {
+            Some(Fault::SyncError(keep)) => {
+                disk.failed_sync(self.number, &keep);
+                disk.operation_failed();
+                Err(self.error("sync", None, io::Error::from_raw_os_error(EIO)))
+            }
+            Some(Fault::LyingSync) => Ok(()),
+            _ => {
+                disk.sync(self.number, mode);
+                Ok(())
+            }
+        }
     }
 
     fn read_from_device(&self, buf: &mut [u8], offset: u64) -> Result<DeviceRead> {
         checks::end_of(offset, buf.len() as u64)?;
-        let mut disk = self.disk("read")?;
-        self.check_read(&mut disk, offset)?;
+        let (mut disk, len) = self.begin_read(offset, buf.len())?;
         Ok(DeviceRead {
-            bytes: disk.inode(self.number).read_device(buf, offset),
+            bytes: disk.inode(self.number).read_device(&mut buf[..len], offset),
             source: ReadSource::Device,
         })
     }

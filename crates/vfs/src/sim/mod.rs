@@ -7,7 +7,8 @@
 //! 2. **Sectors.** A write becomes one pending change per sector that it touches. A change holds the whole
 //!    sector as it was cached right after that write, up to the end of the file: sectors are written whole,
 //!    and a sector on disk is always one of the versions that the cache once had. Sectors of one write, and
-//!    of different writes, reach the disk independently and in any order. They are never torn.
+//!    of different writes, reach the disk independently and in any order. They are torn only by
+//!    [`CrashKeep::Torn`]: then a first or last part of one reaches the disk.
 //! 3. **Length.** A file is as long as its last durable change made it. [`truncate`](crate::VfsFile::truncate)
 //!    is a pending change of its own, which survives a crash or does not. A sector that survives behind the
 //!    durable end extends the file; what lies between reads as zeros.
@@ -31,12 +32,29 @@
 //!     renaming. They are counted and logged; calls that change nothing, such as writing no bytes, are not.
 //! 11. **Removed files** live on in their open handles and are gone after a crash or a kill.
 //!
-//! The fault budget: each of these happens only when armed, and once per arming. A sync fails
-//! ([`SimVfs::fail_sync_at`]); a write lands in part and fails ([`SimVfs::fail_write_at`]); a read fails
-//! ([`SimVfs::fail_read_at`]); the power goes at an operation ([`SimVfs::crash_at_op`]); the disk is full from
-//! some byte on ([`SimVfs::enospc_after`]); a bit flips ([`SimVfs::flip_bit`]). Crash and kill disarm them all.
+//! Faults strike when they are armed, and once per arming; a crash and a kill disarm them all. Each that struck is
+//! in [`SimVfs::injected`].
 //!
-//! Not simulated: torn sectors, syncs that lie, lost and misdirected writes, time.
+//! | fault | armed by |
+//! |---|---|
+//! | the power goes at an operation | [`crash_at_op`](SimVfs::crash_at_op) |
+//! | a sync fails | [`fail_sync_at`](SimVfs::fail_sync_at) |
+//! | a sync lies: it answers `Ok`, and everything stays pending | [`lie_at_sync`](SimVfs::lie_at_sync) |
+//! | a write lands in part and fails | [`fail_write_at`](SimVfs::fail_write_at) |
+//! | a write is lost: cached, and never on the disk | [`lose_write_at`](SimVfs::lose_write_at) |
+//! | a write is misdirected: cached here, on the disk elsewhere | [`misdirect_write_at`](SimVfs::misdirect_write_at) |
+//! | the disk is full from some byte on | [`enospc_after`](SimVfs::enospc_after) |
+//! | a read fails | [`fail_read_at`](SimVfs::fail_read_at) |
+//! | a read ends early | [`short_read_at`](SimVfs::short_read_at) |
+//! | a bit rots, and is read | [`rot_at_read`](SimVfs::rot_at_read) |
+//! | a bit rots, at once | [`flip_bit`](SimVfs::flip_bit) |
+//! | a call is slow: it waits until the test lets it go | [`hold_at`](SimVfs::hold_at) |
+//! | any of the reads, writes and syncs above, by chance, up to a budget | [`arm_random`](SimVfs::arm_random) |
+//!
+//! After a lost or misdirected write, and after a failed sync, the cache and the disk differ; writing the sector
+//! again mends that.
+//!
+//! Not simulated: names that are lost although the call returned (rule 4), and the passing of time.
 //!
 //! Everything is repeatable: the same calls with the same seeds give the same bytes.
 //!
@@ -62,12 +80,14 @@ mod disk;
 mod fault;
 mod file;
 
-pub use fault::{CrashKeep, Nth, PendingChange, PendingKind, SectorSize, SimOp, SimOpKind};
+pub use fault::{
+    Call, CrashKeep, Fault, Held, Injected, Nth, PendingChange, PendingKind, RandomFaults, SectorSize, SimOp,
+    SimOpKind,
+};
 
 use crate::names::{Random, normal};
 use crate::{FileInfo, OpenFlags, Vfs, VfsFile, checks};
 use disk::Disk;
-use fault::Effect;
 use file::SimFile;
 use std::fmt;
 use std::io;
@@ -148,22 +168,66 @@ impl SimVfs {
     /// A sync fails with `EIO`. The part of its file's pending changes that `keep` names becomes durable, and
     /// all of them count as clean (rule 6).
     pub fn fail_sync_at(&self, which: Nth, keep: CrashKeep) {
-        self.arm(which, Effect::Sync { keep });
+        self.arm(which, Fault::SyncError(keep));
     }
 
     /// A write fails after its first `landed` bytes. With [`StorageFull`](io::ErrorKind::StorageFull) it fails as
     /// on a full disk, that is with [`Error::Full`].
     pub fn fail_write_at(&self, which: Nth, landed: u64, error: io::ErrorKind) {
-        self.arm(which, Effect::Write { landed, error });
+        self.arm(which, Fault::WriteError { landed, error });
     }
 
     /// A read, of either kind, fails with `EIO`.
     pub fn fail_read_at(&self, which: Nth) {
-        self.arm(which, Effect::Read);
+        self.arm(which, Fault::ReadError);
     }
 
-    fn arm(&self, which: Nth, effect: Effect) {
-        self.shared.disk.lock().faults.arm(which, effect);
+    /// A read, of either kind, answers `landed` bytes at most, as if the file ended there.
+    pub fn short_read_at(&self, which: Nth, landed: u64) {
+        self.arm(which, Fault::ShortRead(landed));
+    }
+
+    /// Before a read, of either kind, one of the bits that it asks for flips for good: this one, modulo their
+    /// number.
+    pub fn rot_at_read(&self, which: Nth, bit: u64) {
+        self.arm(which, Fault::BitRot(bit));
+    }
+
+    /// A write answers `Ok`, and the cache shows it, but its sectors count as clean at once: they never reach the
+    /// disk.
+    pub fn lose_write_at(&self, which: Nth) {
+        self.arm(which, Fault::LostWrite);
+    }
+
+    /// A write answers `Ok`, and the cache shows it, but its sectors reach the disk `sectors` sectors further on,
+    /// counting on from the first sector of the file behind its last.
+    pub fn misdirect_write_at(&self, which: Nth, sectors: u64) {
+        self.arm(which, Fault::MisdirectedWrite(sectors));
+    }
+
+    /// A sync answers `Ok` and does nothing: the file's changes stay pending, as in a drive that keeps its cache
+    /// to itself.
+    pub fn lie_at_sync(&self, which: Nth) {
+        self.arm(which, Fault::LyingSync);
+    }
+
+    /// A call waits, before it has any effect, until the answer is dropped. Other calls go on meanwhile.
+    pub fn hold_at(&self, which: Nth, call: Call) -> Held {
+        self.shared.disk.lock().faults.hold(which, call)
+    }
+
+    /// Faults by chance, instead of those of an earlier call. What is armed for a certain call comes first.
+    pub fn arm_random(&self, faults: RandomFaults) {
+        self.shared.disk.lock().faults.by_chance(faults);
+    }
+
+    fn arm(&self, which: Nth, fault: Fault) {
+        self.shared.disk.lock().faults.arm(which, fault);
+    }
+
+    /// The faults of reads, writes and syncs that have struck so far, over all incarnations, in order.
+    pub fn injected(&self) -> Vec<Injected> {
+        self.shared.disk.lock().injected.clone()
     }
 
     /// All files together can grow by this many bytes; the write that needs more lands up to there and fails
