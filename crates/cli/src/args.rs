@@ -63,6 +63,16 @@ pub(crate) enum Command {
                             walmend drill --source app.db --kills 20"
     )]
     Drill(Drill),
+    /// Measures durable commits per second by number of writers, beside what the same disk can do at most.
+    #[command(
+        after_help = "The raw limit: one write of the frames that so many writers would commit at once, and one \
+                            fdatasync, again and again, into a file that is there already; buffered and direct, the \
+                            better one counts. Commits and raw writes take turns, a quarter of a second each.\n\n\
+                            Examples, on the disk of a folder, and with a picture:\n  \
+                            walmend bench --dir /var/lib/app\n  \
+                            walmend bench --writers 1,8,64 --seconds 5 --svg bench.svg"
+    )]
+    Bench(Bench),
     /// The process that `drill` kills.
     #[command(hide = true)]
     DrillChild,
@@ -78,6 +88,7 @@ impl Command {
             Self::Recover(args) => args.target.json,
             Self::Checkpoint(args) => args.target.json,
             Self::Drill(args) => args.json,
+            Self::Bench(args) => args.json,
             Self::DrillChild => false,
         }
     }
@@ -191,4 +202,41 @@ pub(crate) struct Drill {
     /// Prints one JSON object, for scripts.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// How many writers commit at once: one row each.
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "1,2,4,8,16,64",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) writers: Vec<u32>,
+    /// How long the commits of each row are measured, in seconds; the raw limit takes twice that on top.
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Pages of its own that each commit writes.
+    #[arg(long, value_name = "P", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) pages_per_commit: u32,
+    /// Bytes of a page: a power of two, 512 to 65536.
+    #[arg(long, value_name = "B", default_value_t = 4096)]
+    pub(crate) page_size: u32,
+    /// The writers are tasks on a tokio runtime instead of threads.
+    #[arg(long = "async")]
+    pub(crate) tasks: bool,
+    /// Where to make the folder that is measured in, and removed at the end. Default: the system's folder for
+    /// temporary files.
+    #[arg(long, value_name = "D")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Draws the result as a picture as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Prints one JSON object, for scripts.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.05..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number from 0.05 to 3600 is expected".into()),
+    }
 }

@@ -1,13 +1,15 @@
-//! `walmend`: looks into SQLite write-ahead logs, verifies, protects, heals, recovers and checkpoints them, and
-//! drills.
+//! `walmend`: looks into SQLite write-ahead logs, verifies, protects, heals, recovers and checkpoints them, drills,
+//! and measures.
 //!
 //! `docs/` and the crate's README tell what the commands are for. The names of commands, options and JSON
 //! fields, and the exit codes, are fixed: scripts depend on them.
 
 mod args;
+mod bench;
 mod checkpoint;
 mod commits;
 mod drill;
+mod folder;
 mod format;
 mod heal;
 mod inspect;
@@ -18,6 +20,7 @@ mod protect;
 mod recover;
 mod report;
 mod sidecar;
+mod svg;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -47,6 +50,7 @@ fn run(command: &Command, out: &Output) -> Result<Status> {
         Command::Checkpoint(args) => checkpoint::run(args, out),
         Command::Drill(args) => drill::run(args, out),
         Command::DrillChild => drill::child(),
+        Command::Bench(args) => bench::run(args, out),
     }
 }
 

@@ -1,9 +1,9 @@
 //! One life of the child: started, listened to, killed.
 
 use super::content::Version;
-use super::folder::Folder;
 use super::plan::Kill;
 use super::protocol::{Assignment, Line};
+use crate::folder::Folder;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};

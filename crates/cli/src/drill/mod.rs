@@ -4,7 +4,6 @@
 mod check;
 mod child;
 mod content;
-mod folder;
 mod lives;
 mod plan;
 mod protocol;
@@ -13,10 +12,10 @@ mod report;
 mod source;
 
 use crate::args;
+use crate::folder::Folder;
 use crate::output::{Output, Status, complain};
 use crate::progress::Progress;
 use content::{Content, FINAL, Version};
-use folder::Folder;
 use lives::Life;
 use plan::{Group, Kill};
 use protocol::Assignment;

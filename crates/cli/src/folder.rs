@@ -1,4 +1,4 @@
-//! Where a drill works, and how it cleans up, whatever ends it.
+//! Where `drill` and `bench` work, and how they clean up, whatever ends them.
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -10,15 +10,15 @@ use tempfile::TempDir;
 use walmend_error::{Error, Result};
 use walmend_sync::{Mutex, thread};
 
-/// The drill's folder. A temporary one is removed at the end, unless it is kept.
+/// A command's own folder. A temporary one is removed at the end, unless it is kept.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     shared: Arc<Mutex<Shared>>,
 }
 
 /// What a signal has to clean up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     temporary: Option<TempDir>,
     child: Option<Child>,
@@ -30,33 +30,39 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a folder that holds something, I/O errors.
-    pub(super) fn new(wanted: Option<&Path>) -> Result<Self> {
-        let mut shared = Shared::default();
-        let path = match wanted {
-            Some(path) => {
-                let io = |op, error| Error::io(op, path, None, error);
-                fs::create_dir_all(path).map_err(|error| io("create", error))?;
-                if fs::read_dir(path)
-                    .map_err(|error| io("list", error))?
-                    .next()
-                    .is_some()
-                {
-                    return Err(Error::Invalid(format!(
-                        "{} is not empty: give --dir a new or an empty folder",
-                        path.display()
-                    )));
-                }
-                path.to_path_buf()
-            }
-            None => {
-                let temporary = tempfile::Builder::new()
-                    .prefix("walmend-drill-")
-                    .tempdir()
-                    .map_err(|error| Error::io("create a folder in", &std::env::temp_dir(), None, error))?;
-                let path = temporary.path().to_path_buf();
-                shared.temporary = Some(temporary);
-                path
-            }
+    pub(crate) fn new(wanted: Option<&Path>) -> Result<Self> {
+        let Some(path) = wanted else {
+            return Self::temporary("walmend-drill-", &std::env::temp_dir());
+        };
+        create(path)?;
+        let mut entries = fs::read_dir(path).map_err(|error| Error::io("list", path, None, error))?;
+        if entries.next().is_some() {
+            return Err(Error::Invalid(format!(
+                "{} is not empty: give --dir a new or an empty folder",
+                path.display()
+            )));
+        }
+        Self::watched(path.to_path_buf(), None)
+    }
+
+    /// A temporary folder in `parent`, which is created where it is missing, and stays. Signals as for
+    /// [`new`](Self::new).
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn temporary(prefix: &str, parent: &Path) -> Result<Self> {
+        create(parent)?;
+        let temporary = tempfile::Builder::new()
+            .prefix(prefix)
+            .tempdir_in(parent)
+            .map_err(|error| Error::io("create a folder in", parent, None, error))?;
+        Self::watched(temporary.path().to_path_buf(), Some(temporary))
+    }
+
+    fn watched(path: PathBuf, temporary: Option<TempDir>) -> Result<Self> {
+        let shared = Shared {
+            temporary,
+            child: None,
         };
         let folder = Self {
             path,
@@ -67,22 +73,22 @@ impl Folder {
     }
 
     /// The path of a file in it.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// The folder itself.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether its files live in memory, where a sync costs and proves nothing.
-    pub(super) fn is_in_memory(&self) -> bool {
+    pub(crate) fn is_in_memory(&self) -> bool {
         statfs(&self.path).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
     }
 
     /// Leaves the files where they are.
-    pub(super) fn keep(&self) {
+    pub(crate) fn keep(&self) {
         if let Some(temporary) = self.shared.lock().temporary.take() {
             // `keep` answers the path, which is known already.
             let _ = temporary.keep();
@@ -90,7 +96,7 @@ impl Folder {
     }
 
     /// Registers the child that a signal has to kill.
-    pub(super) fn adopt(&self, child: Child) {
+    pub(crate) fn adopt(&self, child: Child) {
         self.shared.lock().child = Some(child);
     }
 
@@ -98,7 +104,7 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Internal`] if there is none, I/O errors.
-    pub(super) fn kill_child(&self) -> Result<()> {
+    pub(crate) fn kill_child(&self) -> Result<()> {
         match &mut self.shared.lock().child {
             Some(child) => child.kill().map_err(child_error),
             None => Err(no_child()),
@@ -109,7 +115,7 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Internal`] if there is none, I/O errors.
-    pub(super) fn bury_child(&self) -> Result<ExitStatus> {
+    pub(crate) fn bury_child(&self) -> Result<ExitStatus> {
         // A signal that comes meanwhile waits for it as well.
         let mut shared = self.shared.lock();
         let mut child = shared.child.take().ok_or_else(no_child)?;
@@ -144,6 +150,10 @@ impl Drop for Folder {
         // The thread that waits for signals holds the other reference, and never ends.
         drop(self.shared.lock().temporary.take());
     }
+}
+
+fn create(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|error| Error::io("create", path, None, error))
 }
 
 fn no_child() -> Error {
