@@ -4,7 +4,7 @@ use crate::identify::MARKER_MAGIC;
 use crate::options::Pages;
 use crate::store::Inner;
 use std::sync::Arc;
-use walmend_types::{CommitSeq, PageNumber, Result};
+use walmend_types::{CommitSeq, PageNumber, PageSize, Result};
 use walmend_wal::{PageSource, ReadMark};
 
 /// The database as it was at one moment, for as long as the snapshot lives. It keeps the log from being
@@ -48,6 +48,11 @@ impl Snapshot {
     /// The last commit that it sees.
     pub fn commit_seq(&self) -> CommitSeq {
         self.mark.commit_seq()
+    }
+
+    /// Bytes of a page.
+    pub fn page_size(&self) -> PageSize {
+        self.store.page_size
     }
 
     /// The size of the database, in pages.

@@ -174,8 +174,9 @@ impl Txn {
         })
     }
 
-    fn page_size(&self) -> PageSize {
-        self.snapshot.store.page_size
+    /// Bytes of a page.
+    pub fn page_size(&self) -> PageSize {
+        self.snapshot.page_size()
     }
 
     fn write_set(&self) -> WriteSet {
