@@ -56,6 +56,14 @@ pub(crate) enum Command {
     #[command(after_help = "Example, before copying the main file alone:\n  \
                             walmend checkpoint app.db && cp app.db backup.db")]
     Checkpoint(Checkpoint),
+    /// Copies a database and its log into one consistent file, live or not; changes neither.
+    #[command(
+        after_help = "Works beside a walmend store and beside sqlite3 connections, which go on working. The target must \
+                            not exist yet; a database of raw pages also gets a TARGET-wal-meta, which says their size.\n\n\
+                            Example, one copy a day:\n  \
+                            walmend backup app.db backup-$(date +%F).db"
+    )]
+    Backup(Backup),
     /// Proves it: writers commit in a child process that is killed again and again, and nothing may be lost.
     #[command(
         after_help = "Examples, with a database of its own and with the pages of a real one:\n  \
@@ -87,6 +95,7 @@ impl Command {
             Self::Protect(args) => args.target.json,
             Self::Recover(args) => args.target.json,
             Self::Checkpoint(args) => args.target.json,
+            Self::Backup(args) => args.target.json,
             Self::Drill(args) => args.json,
             Self::Bench(args) => args.json,
             Self::DrillChild => false,
@@ -177,6 +186,15 @@ pub(crate) enum Mode {
     Restart,
     /// Copy everything; the log becomes empty.
     Truncate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The file to make. It must not exist yet.
+    #[arg(value_name = "TARGET")]
+    pub(crate) copy: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,11 @@
-//! `walmend`: looks into SQLite write-ahead logs, verifies, protects, heals, recovers and checkpoints them, drills,
-//! and measures.
+//! `walmend`: looks into SQLite write-ahead logs, verifies, protects, heals, recovers, checkpoints and backs them up,
+//! drills, and measures.
 //!
 //! `docs/` and the crate's README tell what the commands are for. The names of commands, options and JSON
 //! fields, and the exit codes, are fixed: scripts depend on them.
 
 mod args;
+mod backup;
 mod bench;
 mod checkpoint;
 mod commits;
@@ -48,6 +49,7 @@ fn run(command: &Command, out: &Output) -> Result<Status> {
         Command::Protect(args) => protect::run(args, out),
         Command::Recover(args) => recover::run(args, out),
         Command::Checkpoint(args) => checkpoint::run(args, out),
+        Command::Backup(args) => backup::run(args, out),
         Command::Drill(args) => drill::run(args, out),
         Command::DrillChild => drill::child(),
         Command::Bench(args) => bench::run(args, out),

@@ -147,6 +147,27 @@ pub trait Vfs: fmt::Debug + Send + Sync {
     /// [`Error::NotFound`], [`Error::Io`].
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
+    /// Like [`rename`](Self::rename), but never replaces anything. Here two callers at once are not kept apart;
+    /// the file system of the machine does that.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Io`], among them that `to` exists.
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        if self.info(to)?.is_some() {
+            let exists = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+            return Err(Error::io("create", to, None, exists));
+        }
+        self.rename(from, to)
+    }
+
+    /// Gives a copy the permissions of its original. Nothing to do where files have none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn copy_permissions(&self, _original: &Path, _copy: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// The one absolute name of an existing file, with links resolved.
     ///
     /// # Errors

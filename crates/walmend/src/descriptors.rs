@@ -41,6 +41,11 @@ impl Opened {
         })
     }
 
+    /// Whether the file may be written to.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.write
+    }
+
     /// Whether the name still leads to this file. Between opening and locking, another opener may have removed
     /// what it had created and could not complete, or the file may have been replaced.
     pub(crate) fn check_still_there(&self, vfs: &dyn Vfs, path: &Path) -> Result<()> {

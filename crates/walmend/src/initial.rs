@@ -33,7 +33,7 @@ pub(crate) fn complete_first_page(file: &dyn VfsFile, pages: Pages, page_size: P
 }
 
 /// What a new database file starts with: one page.
-fn first_page(pages: Pages, page_size: PageSize) -> Vec<u8> {
+pub(crate) fn first_page(pages: Pages, page_size: PageSize) -> Vec<u8> {
     match pages {
         Pages::Raw => marker(page_size),
         Pages::Sqlite => empty_sqlite(page_size),

@@ -29,6 +29,7 @@
 //! isolation, which permits write skew. While a store is open it holds the database for itself: a real
 //! sqlite3 gets `SQLITE_BUSY`.
 
+mod backup;
 mod descriptors;
 mod identify;
 mod initial;
@@ -38,6 +39,7 @@ mod store;
 mod txn;
 mod usage;
 
+pub use backup::{BackupReport, BackupSource, Progress, backup};
 pub use identify::{Identity, identify};
 pub use options::{Options, Pages};
 pub use snapshot::Snapshot;

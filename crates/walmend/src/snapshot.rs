@@ -32,9 +32,7 @@ impl Snapshot {
     /// # Errors
     /// As [`read`](Self::read); [`Error::Invalid`](walmend_types::Error::Invalid) for a buffer of another size.
     pub fn read_into(&self, page: PageNumber, buf: &mut [u8]) -> Result<()> {
-        // Once closed, the files are no longer ours: another program may be writing to them.
-        let _at_work = self.store.usage.enter()?;
-        let source = self.mark.read(page, buf)?;
+        let source = self.read_as_stored(page, buf)?;
         let marker = source == PageSource::Database
             && page == PageNumber::ONE
             && self.store.pages == Pages::Raw
@@ -43,6 +41,13 @@ impl Snapshot {
             buf.fill(0);
         }
         Ok(())
+    }
+
+    /// Like [`read_into`](Self::read_into), with walmend's marker where page 1 was never written.
+    pub(crate) fn read_as_stored(&self, page: PageNumber, buf: &mut [u8]) -> Result<PageSource> {
+        // Once closed, the files are no longer ours: another program may be writing to them.
+        let _at_work = self.store.usage.enter()?;
+        self.mark.read(page, buf)
     }
 
     /// The last commit that it sees.

@@ -7,7 +7,7 @@ use crate::options::{Options, Pages};
 use crate::snapshot::Snapshot;
 use crate::txn::{Payload, Txn};
 use crate::usage::Usage;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use walmend_commit::{
@@ -86,6 +86,8 @@ pub(crate) struct Inner {
     pub(crate) page_size: PageSize,
     pub(crate) log: Log,
     pub(crate) sender: Sender<Payload>,
+    vfs: Arc<dyn Vfs>,
+    path: PathBuf,
     db: Opened,
     totals: Arc<SharedTotals>,
     checkpoint_wait: Duration,
@@ -198,6 +200,8 @@ impl Store {
             page_size: identity.page_size,
             log,
             sender,
+            vfs: Arc::clone(vfs),
+            path: files.db.clone(),
             db: opened,
             totals,
             checkpoint_wait: options.checkpoint_wait,
@@ -264,6 +268,14 @@ impl Store {
             readers: log.readers,
             poisoned: self.0.log.poison().reason().map(ToString::to_string),
         }
+    }
+
+    pub(crate) fn vfs(&self) -> &dyn Vfs {
+        &*self.0.vfs
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0.path
     }
 
     /// The kind of pages.

@@ -8,7 +8,7 @@ use crate::names::Random;
 use crate::{FileInfo, OpenFlags, Vfs, VfsFile, checks};
 use file::UnixFile;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
 use std::fs::{self, File};
 use std::io;
@@ -101,12 +101,27 @@ impl Vfs for UnixVfs {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         fs::rename(from, to).map_err(|error| Error::io("rename", from, None, error))?;
-        // The new name first: between the two syncs the file may have both names, but never none.
-        sync_directory_of(to)?;
-        if parent(from) != parent(to) {
-            sync_directory_of(from)?;
+        sync_renamed(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        match sys::retry(|| renameat2(AT_FDCWD, from, AT_FDCWD, to, flags)) {
+            Ok(()) => {}
+            // Not every file system has it; a link refuses an existing name as well.
+            Err(Errno::EINVAL | Errno::ENOSYS) => {
+                fs::hard_link(from, to).map_err(|error| Error::io("create", to, None, error))?;
+                fs::remove_file(from).map_err(|error| Error::io("remove", from, None, error))?;
+            }
+            Err(errno) => return Err(Error::io("create", to, None, errno.into())),
         }
-        Ok(())
+        sync_renamed(from, to)
+    }
+
+    fn copy_permissions(&self, original: &Path, copy: &Path) -> Result<()> {
+        fs::metadata(original)
+            .and_then(|metadata| fs::set_permissions(copy, metadata.permissions()))
+            .map_err(|error| Error::io("set the permissions of", copy, None, error))
     }
 
     fn canonical(&self, path: &Path) -> Result<PathBuf> {
@@ -188,6 +203,15 @@ fn parent(path: &Path) -> &Path {
         _ if path.has_root() => path,
         _ => Path::new("."),
     }
+}
+
+/// The new name first: between the two syncs the file may have both names, but never none.
+fn sync_renamed(from: &Path, to: &Path) -> Result<()> {
+    sync_directory_of(to)?;
+    if parent(from) != parent(to) {
+        sync_directory_of(from)?;
+    }
+    Ok(())
 }
 
 /// Makes the names in the directory of `path` durable.
