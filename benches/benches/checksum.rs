@@ -1,4 +1,4 @@
-//! The checksum of the log, per page: serial, and as a part that is combined later.
+//! The checksum of the log, per page: word by word, in lanes, and as a part that is combined later.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
@@ -17,8 +17,13 @@ fn pages(criterion: &mut Criterion) {
         let page: Vec<u8> = (0..size).map(|at| (at * 7 + at / 251) as u8).collect();
         group.throughput(Throughput::Bytes(size as u64));
         for (name, order) in [("little", ByteOrder::Little), ("big", ByteOrder::Big)] {
-            group.bench_with_input(BenchmarkId::new(name, size), &page, |bencher, page| {
-                let seed = Checksum { s0: 1, s1: 2 };
+            let seed = Checksum { s0: 1, s1: 2 };
+            let serial = BenchmarkId::new(format!("{name}_serial"), size);
+            group.bench_with_input(serial, &page, |bencher, page| {
+                bencher.iter(|| black_box(seed).extend_serial(order, black_box(page)));
+            });
+            let lanes = BenchmarkId::new(format!("{name}_lanes"), size);
+            group.bench_with_input(lanes, &page, |bencher, page| {
                 bencher.iter(|| black_box(seed).extend(order, black_box(page)));
             });
         }

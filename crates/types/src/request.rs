@@ -81,8 +81,37 @@ impl<P> CommitRequest<P> {
 pub struct PageImage {
     /// The page.
     pub page: PageNumber,
-    /// Exactly one page of bytes.
-    pub data: Arc<[u8]>,
+    data: Arc<[u8]>,
+    checksum_part: Option<(u32, u32)>,
+}
+
+impl PageImage {
+    /// An image of exactly one page of bytes.
+    pub fn new(page: PageNumber, data: impl Into<Arc<[u8]>>) -> Self {
+        Self {
+            page,
+            data: data.into(),
+            checksum_part: None,
+        }
+    }
+
+    /// Says what these bytes contribute to the checksum of the log, which `work_out` answers. Whoever makes the
+    /// image does that on its own core, so that the one thread that appends need not. A log believes it.
+    #[must_use]
+    pub fn with_checksum_part(mut self, work_out: impl FnOnce(&[u8]) -> (u32, u32)) -> Self {
+        self.checksum_part = Some(work_out(&self.data));
+        self
+    }
+
+    /// The bytes.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// What the bytes contribute to the checksum of the log, if whoever made the image worked it out.
+    pub fn checksum_part(&self) -> Option<(u32, u32)> {
+        self.checksum_part
+    }
 }
 
 impl fmt::Debug for PageImage {

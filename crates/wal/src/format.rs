@@ -2,7 +2,7 @@
 //!
 //! `docs/wal-format.md` has the rulers. The source is the SQLite file format description, section 4.
 
-use crate::checksum::{ByteOrder, Checksum};
+use crate::checksum::{ByteOrder, Checksum, Transition};
 use walmend_types::{PageSize, Salts};
 
 /// Bytes of the log's header.
@@ -142,6 +142,20 @@ impl FrameHeader {
 
     /// The header of a frame for `data`, chained to the checksum `before` it.
     pub fn chained(log: &WalHeader, before: Checksum, page: u32, db_pages: u32, data: &[u8]) -> Self {
+        let part = Checksum::part(log.byte_order, data);
+        Self::chained_to_part(log, before, page, db_pages, &Transition::over(data.len()), part)
+    }
+
+    /// The header of a frame, chained to the checksum `before` it. `part` is the part of the page, `over_page` the
+    /// transition over a page of this log.
+    pub fn chained_to_part(
+        log: &WalHeader,
+        before: Checksum,
+        page: u32,
+        db_pages: u32,
+        over_page: &Transition,
+        part: Checksum,
+    ) -> Self {
         let mut header = Self {
             page,
             db_pages,
@@ -149,9 +163,8 @@ impl FrameHeader {
             checksum: before,
         };
         let start = header.encode();
-        header.checksum = before
-            .extend(log.byte_order, &start[..8])
-            .extend(log.byte_order, data);
+        let before_page = before.extend_serial(log.byte_order, &start[..8]);
+        header.checksum = over_page.combine(before_page, part);
         header
     }
 }

@@ -28,7 +28,7 @@
 //!
 //! // One batch of one transaction of one page: append, sync, publish.
 //! let page = PageNumber::new(1)?;
-//! let image = PageImage { page, data: vec![7; 4096].into() };
+//! let image = PageImage::new(page, vec![7; 4096]);
 //! let request = CommitRequest::new(TxnId(1), CommitSeq(0), WriteSet::new([page]), vec![image]);
 //! let mut writer = log.writer();
 //! let sync = WalBatchWriter::<Vec<PageImage>>::sync_half(&writer);

@@ -34,10 +34,7 @@ fn real_files(commits: u8, closed: bool) -> [Vec<u8>; 3] {
     let sync = WalBatchWriter::<Vec<PageImage>>::sync_half(&writer);
     for commit in 1..=commits {
         let images: Vec<PageImage> = [u32::from(commit), u32::from(commit) + 1]
-            .map(|page| PageImage {
-                page: PageNumber::new(page).unwrap(),
-                data: vec![commit; SIZE].into(),
-            })
+            .map(|page| PageImage::new(PageNumber::new(page).unwrap(), vec![commit; SIZE]))
             .into();
         let writes = WriteSet::new(images.iter().map(|image| image.page));
         let request = CommitRequest::new(TxnId(1), CommitSeq(0), writes, images);

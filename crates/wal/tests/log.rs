@@ -331,10 +331,7 @@ fn what_the_format_cannot_hold_is_refused_and_leaves_no_trace() {
             "{refused:?}: {answers:?}"
         );
     }
-    let short = PageImage {
-        page: page(1),
-        data: vec![1; 511].into(),
-    };
+    let short = PageImage::new(page(1), vec![1; 511]);
     let request = walmend_types::CommitRequest::new(
         walmend_types::TxnId(1),
         CommitSeq(1),

@@ -13,7 +13,7 @@ use walmend_types::{
     CommitOutcome, CommitRequest, CommitSeq, Error, PageImage, PageNumber, PagePayload, PageSize, Result,
     TxnId, WriteSet,
 };
-use walmend_wal::ReadMark;
+use walmend_wal::{ByteOrder, Checksum, ReadMark};
 
 /// What a commit carries through the pipeline. The snapshot stays alive until the writer has its answer:
 /// until then nothing that it could conflict with may be forgotten.
@@ -203,7 +203,11 @@ impl Txn {
         let images = self
             .writes
             .into_iter()
-            .map(|(page, data)| PageImage { page, data })
+            .map(|(page, data)| {
+                // Here and not in the log: every writer has a core of its own, the log has one thread at a time.
+                let part = |data: &[u8]| Checksum::part(ByteOrder::Little, data).pair();
+                PageImage::new(page, data).with_checksum_part(part)
+            })
             .collect();
         let payload = Payload {
             images,

@@ -2,6 +2,7 @@
 
 use super::sync::{LogMark, LogSync};
 use super::{LastAppend, Shared, Tail};
+use crate::checksum::{ByteOrder, Checksum, Transition};
 use crate::companion::TAIL_PAGES;
 use crate::format::{FRAME_HEADER_SIZE, FrameHeader, WalHeader, frame_offset};
 use std::io::IoSlice;
@@ -45,11 +46,11 @@ impl LogWriter {
                 return Err(Error::Invalid("a commit must write at least one page".into()));
             }
             for image in images {
-                if image.data.len() != page_size.as_usize() {
+                if image.data().len() != page_size.as_usize() {
                     return Err(Error::Invalid(format!(
                         "page {} has {} bytes, but pages of this log have {page_size}",
                         image.page,
-                        image.data.len()
+                        image.data().len()
                     )));
                 }
                 // A page that the write set does not name would be validated by nobody.
@@ -97,6 +98,7 @@ impl LogWriter {
             largest_db: 0,
         };
         let mut frame = tail.frames;
+        let over_page = Transition::over(log.page_size.as_usize());
         for entry in batch {
             encoded.offsets.push(frame_offset(frame + 1, log.page_size));
             encoded.db_pages = entry.request.writes.size_after(encoded.db_pages);
@@ -118,8 +120,14 @@ impl LogWriter {
                 } else {
                     0
                 };
-                encoded.last =
-                    FrameHeader::chained(log, encoded.last.checksum, image.page.get(), size, &image.data);
+                let part = match image.checksum_part() {
+                    Some(part) if log.byte_order == ByteOrder::Little => Checksum::from(part),
+                    _ => Checksum::part(log.byte_order, image.data()),
+                };
+                debug_assert_eq!(part, Checksum::part(log.byte_order, image.data()));
+                let before = encoded.last.checksum;
+                let page = image.page.get();
+                encoded.last = FrameHeader::chained_to_part(log, before, page, size, &over_page, part);
                 encoded.headers.push(encoded.last.encode());
                 encoded.pages.push(image);
                 encoded.entries.push((image.page, encoded.last.checksum.pair()));
@@ -139,7 +147,7 @@ impl LogWriter {
             .headers
             .iter()
             .zip(&encoded.pages)
-            .flat_map(|(header, page)| [IoSlice::new(header), IoSlice::new(&page.data)])
+            .flat_map(|(header, page)| [IoSlice::new(header), IoSlice::new(page.data())])
             .collect();
         self.shared.wal.write_gathered(&slices, offset)?;
         let end = offset + slices.iter().map(|slice| slice.len() as u64).sum::<u64>();

@@ -49,7 +49,7 @@ impl LogSync {
             tail: mark
                 .newest
                 .iter()
-                .map(|image| (image.page.get(), PageDigest::of(&image.data)))
+                .map(|image| (image.page.get(), PageDigest::of(image.data())))
                 .collect(),
         };
         let mut meta = self.shared.meta.lock();

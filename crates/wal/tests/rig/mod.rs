@@ -13,8 +13,8 @@ use walmend_types::{
 use walmend_vfs::sim::{CrashKeep, SimVfs};
 use walmend_vfs::{OpenFlags, Vfs};
 use walmend_wal::{
-    CheckpointMode, FileSet, Log, LogConfig, LogSync, LogWriter, OnDamage, PageKind, RecoveryFence,
-    RecoveryReport,
+    ByteOrder, CheckpointMode, Checksum, FileSet, Log, LogConfig, LogSync, LogWriter, OnDamage, PageKind,
+    RecoveryFence, RecoveryReport,
 };
 
 pub(crate) const DB: &str = "/a.db";
@@ -239,9 +239,15 @@ impl Rig {
             let images: Vec<PageImage> = spec
                 .pages
                 .iter()
-                .map(|&(page, version)| PageImage {
-                    page: PageNumber::new(page).unwrap(),
-                    data: image(page, version, self.page_size.as_usize()).into(),
+                .map(|&(page, version)| {
+                    let data = image(page, version, self.page_size.as_usize());
+                    let image = PageImage::new(PageNumber::new(page).unwrap(), data);
+                    // Writers may work out the checksum's part themselves, or leave it to the log.
+                    if page.is_multiple_of(2) {
+                        image.with_checksum_part(|data| Checksum::part(ByteOrder::Little, data).pair())
+                    } else {
+                        image
+                    }
                 })
                 .collect();
             let mut writes = WriteSet::new(images.iter().map(|image| image.page));
