@@ -41,11 +41,9 @@ impl Writer {
         let seq = self.seq;
         let images: Vec<PageImage> = pages
             .iter()
-            .map(|page| PageImage {
-                page: PageNumber::new(*page).unwrap(),
-                data: (0..512)
-                    .map(|at| (seq + u64::from(*page) * 7 + at) as u8)
-                    .collect(),
+            .map(|page| {
+                let bytes = (0..512).map(|at| (seq + u64::from(*page) * 7 + at) as u8);
+                PageImage::new(PageNumber::new(*page).unwrap(), bytes.collect::<Vec<u8>>())
             })
             .collect();
         let writes = WriteSet::new(images.iter().map(|image| image.page));
