@@ -50,7 +50,22 @@ pub(crate) fn doc(workspace: &Workspace, args: &[String]) -> Result {
         .env("RUSTDOCFLAGS", "-D warnings"))
 }
 
+/// The package that compares with other stores, from the root.
+const PEERS: &str = "benches/peers/Cargo.toml";
+
 /// The benches.
 pub(crate) fn bench(workspace: &Workspace, args: &[String]) -> Result {
     run(workspace.cargo(["bench", "-p", "walmend-benches"]).args(args))
+}
+
+/// The other stores beside ours. They are a workspace of their own, with a target folder of its own, so that no
+/// ordinary build compiles them; the arguments are theirs to read.
+pub(crate) fn peers(workspace: &Workspace, args: &[String]) -> Result {
+    let manifest = workspace.root().join(PEERS);
+    run(workspace
+        .cargo(["run", "--release", "--manifest-path"])
+        .arg(manifest)
+        .arg("--")
+        .args(args)
+        .env("CARGO_TARGET_DIR", workspace.target_dir().join("peers")))
 }

@@ -82,6 +82,12 @@ const TASKS: &[Task] = &[
         run: checks::bench,
     },
     Task {
+        name: "peers",
+        options: "[--rounds N] [--seconds S] [--writers N,N,...] [--dir D] [--out D] [--smoke]",
+        about: "walmend beside other stores and the raw limit of the disk: tables, CSV, a chart",
+        run: checks::peers,
+    },
+    Task {
         name: "torture",
         options: "[--minutes N | --count N] [--seed S] [--writers N] [--kills N]",
         about: "one drill after another with new seeds (5 minutes unless told); keeps what fails",

@@ -75,7 +75,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "The raw limit: one write of the frames that so many writers would commit at once, and one \
                             fdatasync, again and again, into a file that is there already; buffered and direct, the \
-                            better one counts. Commits and raw writes take turns, a quarter of a second each.\n\n\
+                            better one counts. Commits and raw writes take turns, a tenth of a second at a time.\n\n\
                             Examples, on the disk of a folder, and with a picture:\n  \
                             walmend bench --dir /var/lib/app\n  \
                             walmend bench --writers 1,8,64 --seconds 5 --svg bench.svg"
@@ -228,7 +228,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "1,2,4,8,16,64",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) writers: Vec<u32>,
-    /// How long the commits of each row are measured, in seconds; the raw limit takes twice that on top.
+    /// How long the commits of each row are measured, in seconds; the raw limit takes as long again.
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     pub(crate) seconds: f64,
     /// Pages of its own that each commit writes.

@@ -31,11 +31,6 @@ impl Files {
         Ok(Self(texts))
     }
 
-    /// The content of one file.
-    pub(crate) fn get(&self, path: &str) -> Option<&str> {
-        self.0.get(Path::new(path)).map(String::as_str)
-    }
-
     /// Every file.
     pub(crate) fn texts(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.0.iter().map(|(path, text)| (path.as_path(), text.as_str()))

@@ -59,14 +59,14 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result {
     findings.extend(packages::layers(workspace));
     findings.extend(packages::pins(workspace));
     findings.extend(packages::folders(workspace)?);
-    findings.extend(packages::lock_file(&files));
+    findings.extend(packages::lock_files(&files));
     findings.extend(modules::dead_files(workspace, &files)?);
     findings.extend(models::check(workspace)?);
     for (path, text) in files.texts() {
         if is_source(path) {
             findings.extend(sources::check(path, text));
         }
-        if path != Path::new("Cargo.lock") {
+        if !path.ends_with("Cargo.lock") {
             findings.extend(files::registry_addresses(path, text));
         }
         if path.extension().is_some_and(|extension| extension == "md") {

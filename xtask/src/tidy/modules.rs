@@ -17,6 +17,8 @@ pub(crate) fn dead_files(workspace: &Workspace, files: &Files) -> Result<Vec<Fin
             alive.extend(reachable(target.src_path.as_std_path())?);
         }
     }
+    // A workspace of its own, of which cargo's description of ours says nothing.
+    alive.extend(reachable(&workspace.root().join("benches/peers/src/main.rs"))?);
     Ok(files
         .texts()
         .filter(|(path, _)| super::is_source(path) && !alive.contains(&workspace.root().join(path)))

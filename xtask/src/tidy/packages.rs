@@ -6,7 +6,7 @@ use crate::Result;
 use crate::cargo::Workspace;
 use cargo_metadata::{DependencyKind, Package, TargetKind};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The layers of ARCHITECTURE.md. A package may use only packages of a lower layer.
 const LAYERS: &[(&str, u8)] = &[
@@ -128,11 +128,12 @@ fn has_workspace_lints(manifest: &str) -> bool {
 }
 
 /// No code of the banned projects.
-pub(crate) fn lock_file(files: &Files) -> Vec<Finding> {
-    banned(files.get("Cargo.lock").unwrap_or_default())
+pub(crate) fn lock_files(files: &Files) -> Vec<Finding> {
+    let locks = files.texts().filter(|(path, _)| path.ends_with("Cargo.lock"));
+    locks.flat_map(|(path, lock)| banned(path, lock)).collect()
 }
 
-fn banned(lock: &str) -> Vec<Finding> {
+fn banned(path: &Path, lock: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (number, line) in lock.lines().enumerate() {
         let name = line
@@ -142,7 +143,7 @@ fn banned(lock: &str) -> Vec<Finding> {
             && BANNED.iter().any(|banned| name.starts_with(banned))
         {
             let message = format!("`{name}` must not be a dependency");
-            findings.push(Finding::new("Cargo.lock", number + 1, message));
+            findings.push(Finding::new(path, number + 1, message));
         }
     }
     findings
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn a_banned_package_is_found_in_the_lock_file() {
         let lock = "[[package]]\nname = \"serde\"\n\n[[package]]\nname = \"fsqlite-core\"\n";
-        let findings = banned(lock);
+        let findings = banned(Path::new("Cargo.lock"), lock);
         assert_eq!(findings.len(), 1);
         assert_eq!(findings[0].line, 5);
     }

@@ -22,7 +22,7 @@ use walmend::PageSize;
 use walmend_error::{Error, Result};
 
 /// The length of a window that is aimed at, in seconds: it bounds how long the log gets.
-const WINDOW: f64 = 0.25;
+const WINDOW: f64 = 0.1;
 /// No row is measured in fewer windows.
 const FEWEST_WINDOWS: u32 = 3;
 /// The most bytes that all writers together may commit at once.
@@ -127,9 +127,9 @@ impl Plan {
             let after = bench.stats();
             committed += after.commits - before.commits;
             syncs += after.syncs - before.syncs;
-            buffered.add(&on_threads(&mut [|| raw.write_buffered()], self.window)?)?;
+            buffered.add(&on_threads(&mut [|| raw.write_buffered()], self.window / 2)?)?;
             if raw.has_direct() {
-                direct.add(&on_threads(&mut [|| raw.write_direct()], self.window)?)?;
+                direct.add(&on_threads(&mut [|| raw.write_direct()], self.window / 2)?)?;
             }
             step();
         }

@@ -1,0 +1,190 @@
+//! Durable commits per second of walmend and of other embedded stores, side by side: `cargo xtask peers`.
+//!
+//! One commit is one 4 KiB value replaced, durable on return; T threads commit back to back. All systems take
+//! turns, in several rounds; the medians over the rounds count, and only ratios from one run mean anything.
+
+mod engines;
+mod report;
+mod targets;
+
+// The clock, the raw limit, walmend's writers and the chart are those of `walmend bench`, so that both mean the
+// same. They belong to a program, which is no dependency that one can have.
+#[path = "../../../crates/cli/src/bench/driver.rs"]
+mod driver;
+#[path = "../../../crates/cli/src/bench/raw.rs"]
+mod raw;
+#[path = "../../../crates/cli/src/bench/store.rs"]
+mod store;
+#[path = "../../../crates/cli/src/svg.rs"]
+mod svg;
+
+use clap::Parser;
+use driver::{Tally, Totals, on_threads};
+use engines::{Engine, PEERS, VALUE};
+use raw::RawFile;
+use report::{Cell, Report};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use store::Bench;
+use walmend::PageSize;
+use walmend_error::{Error, Result};
+
+/// Bytes that one commit puts into walmend's log, and one raw write per writer to the file.
+const FRAME: usize = VALUE + 24;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask peers", about = "walmend beside other embedded stores")]
+struct Options {
+    /// How often everything is measured.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// How long each system is measured in each round, for each number of writers.
+    #[arg(long, value_name = "S", default_value_t = 0.25)]
+    seconds: f64,
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "1,2,4,8,16,64",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    writers: Vec<u32>,
+    /// Where to make the folder that is measured in, and removed at the end.
+    #[arg(long, value_name = "D")]
+    dir: Option<PathBuf>,
+    /// Where peers.md, peers.csv and peers.svg go.
+    #[arg(long, value_name = "D", default_value = "target/peers-report")]
+    out: PathBuf,
+    /// One short round, to see that everything runs.
+    #[arg(long)]
+    smoke: bool,
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Subject {
+    Raw {
+        direct: bool,
+    },
+    Walmend {
+        tasks: bool,
+    },
+    Peer {
+        open: fn(&Path, usize) -> Result<Box<dyn Engine>>,
+    },
+}
+
+fn subjects() -> Vec<(&'static str, Subject)> {
+    let mut all = vec![
+        (report::WALMEND, Subject::Walmend { tasks: false }),
+        (report::TASKS, Subject::Walmend { tasks: true }),
+        (report::RAW_BUFFERED, Subject::Raw { direct: false }),
+        (report::RAW_DIRECT, Subject::Raw { direct: true }),
+    ];
+    all.extend(PEERS.iter().map(|&(name, open)| (name, Subject::Peer { open })));
+    all
+}
+
+fn main() -> ExitCode {
+    let mut options = Options::parse();
+    if options.smoke {
+        options.rounds = 1;
+        options.seconds = 0.1;
+        options.writers = vec![1, 4];
+    }
+    match measure(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> Result<()> {
+    let length = Duration::try_from_secs_f64(options.seconds)
+        .ok()
+        .filter(|length| (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(length))
+        .ok_or_else(|| Error::Invalid("--seconds is a number from 0.01 to 3600".into()))?;
+    let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let folder = tempfile::Builder::new()
+        .prefix("walmend-peers-")
+        .tempdir_in(&parent)
+        .map_err(|error| Error::io("create a folder in", &parent, None, error))?;
+    let started = Instant::now();
+    let subjects = subjects();
+    let mut report = Report::new(options, folder.path(), &subjects);
+    for round in 0..options.rounds as usize {
+        for (column, &writers) in options.writers.iter().enumerate() {
+            for turn in 0..subjects.len() {
+                // Another neighbour in each round: what one leaves behind does not always hit the same other.
+                let number = (turn + round) % subjects.len();
+                let (name, subject) = subjects[number];
+                let place = folder.path().join("now");
+                std::fs::create_dir(&place).map_err(|error| Error::io("create", &place, None, error))?;
+                let cell = report.cell(number, column);
+                run(subject, &place, writers as usize, length, cell)
+                    .map_err(|error| Error::Invalid(format!("{name} with {writers} writers: {error}")))?;
+                std::fs::remove_dir_all(&place).map_err(|error| Error::io("remove", &place, None, error))?;
+            }
+        }
+        eprintln!("round {} of {} done", round + 1, options.rounds);
+    }
+    report.write(&options.out, started.elapsed())
+}
+
+/// One subject once, in a new folder.
+fn run(subject: Subject, folder: &Path, writers: usize, length: Duration, cell: &mut Cell) -> Result<()> {
+    match subject {
+        Subject::Raw { direct } => {
+            let mut raw = RawFile::create(&folder.join("raw"), writers * FRAME)?;
+            let tallies = match direct {
+                true if !raw.has_direct() => return Ok(()),
+                true => on_threads(&mut [|| raw.write_direct()], length)?,
+                false => on_threads(&mut [|| raw.write_buffered()], length)?,
+            };
+            cell.add(&tallies, writers as f64)
+        }
+        Subject::Walmend { tasks } => {
+            let page_size = PageSize::new(VALUE as u32)?;
+            let mut bench = Bench::create(&folder.join("a.db"), page_size, writers as u32, 1, tasks)?;
+            // The log grows to its length before it counts, as it has in any store that runs for a while.
+            bench.run(length)?;
+            bench.reset_log()?;
+            let before = bench.stats();
+            cell.add(&bench.run(length)?, 1.0)?;
+            let after = bench.stats();
+            cell.add_syncs(after.commits - before.commits, after.syncs - before.syncs);
+            bench.close()
+        }
+        Subject::Peer { open } => {
+            let engine = open(folder, writers)?;
+            let commits = |writer| {
+                let mut value = vec![writer as u8; VALUE];
+                let (engine, mut version) = (&engine, 0_u64);
+                move || {
+                    version += 1;
+                    value[..8].copy_from_slice(&version.to_le_bytes());
+                    engine.commit(writer, &value)
+                }
+            };
+            let mut commits: Vec<_> = (0..writers).map(commits).collect();
+            on_threads(&mut commits, length / 2)?;
+            let tallies: Vec<Tally> = on_threads(&mut commits, length)?;
+            cell.add(&tallies, 1.0)
+        }
+    }
+}
+
+/// The totals of a cell that was never measured do not exist, rather than being 0.
+impl Cell {
+    fn add(&mut self, tallies: &[Tally], per_write: f64) -> Result<()> {
+        let totals = match &mut self.totals {
+            Some(totals) => totals,
+            none => none.insert(Totals::new(tallies.len())?),
+        };
+        self.per_write = per_write;
+        totals.add(tallies)
+    }
+
+    fn add_syncs(&mut self, commits: u64, syncs: u64) {
+        self.commits += commits;
+        self.syncs += syncs;
+    }
+}
