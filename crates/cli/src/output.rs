@@ -3,9 +3,9 @@
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::process::ExitCode;
 use walmend_error::{Error, ErrorKind, Result};
 
 /// How a command ended.
@@ -19,12 +19,13 @@ pub(crate) enum Status {
     Failed,
 }
 
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Well => Self::SUCCESS,
-            Status::Damage => Self::from(1),
-            Status::Failed => Self::from(2),
+impl Status {
+    /// The exit status.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Well => 0,
+            Self::Damage => 1,
+            Self::Failed => 2,
         }
     }
 }
@@ -142,13 +143,13 @@ pub(crate) fn complain(sentence: &str) {
 }
 
 /// What clap has to say: help and version are no failure, everything else is a usage error.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(error: &clap::Error, args: &[OsString]) -> Status {
     if !error.use_stderr() {
         // A pager that was closed early is no failure either.
         let _ = error.print();
-        return ExitCode::SUCCESS;
+        return Status::Well;
     }
-    if std::env::args_os().any(|arg| arg == "--json") {
+    if args.iter().any(|arg| arg == "--json") {
         let text = error.to_string();
         // The first paragraph says what is wrong; tips and the usage follow.
         let first = text.split("\n\n").next().unwrap_or_default();
@@ -161,7 +162,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
         let _ = Output::new(true).object(&ErrorObject { error: body });
     }
     let _ = error.print();
-    Status::Failed.into()
+    Status::Failed
 }
 
 fn print(text: &str) -> Result<()> {

@@ -26,20 +26,19 @@ mod svg;
 use args::{Cli, Command};
 use clap::Parser;
 use output::{Output, Status};
-use std::process::ExitCode;
+use std::ffi::OsString;
 use walmend_error::{Error, Result};
 
-fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+/// Runs the program with its arguments, of which the first is its name; answers its exit status: 0, 1 or 2.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return output::usage(&error),
+        Err(error) => return output::usage(&error, &args).code(),
     };
     let out = Output::new(cli.command.json());
     let status = start_log().and_then(|()| run(&cli.command, &out));
-    match status {
-        Ok(status) => status.into(),
-        Err(error) => out.failure(&error).into(),
-    }
+    status.unwrap_or_else(|error| out.failure(&error)).code()
 }
 
 fn run(command: &Command, out: &Output) -> Result<Status> {
