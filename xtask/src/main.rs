@@ -14,6 +14,7 @@ mod checks;
 mod ci;
 mod fuzz;
 mod loom;
+mod sweep;
 mod syntax;
 mod tidy;
 mod torture;
@@ -94,9 +95,16 @@ const TASKS: &[Task] = &[
         run: torture::run,
     },
     Task {
+        name: "sweep",
+        options: "[--crashes N] [--seed S] [--threads T] | --case SEED NUMBER",
+        about: "simulated crashes, 200000 unless told; a case that fails is made small and can be run again",
+        run: sweep::run,
+    },
+    Task {
         name: "fuzz",
-        options: "[--cases N] [FILTER]",
-        about: "the tests that feed arbitrary bytes to the parsers, with 100000 cases each unless told",
+        options: "[--cases N] [FILTER] | --targets [--seconds N] [TARGET]",
+        about: "the tests that feed arbitrary bytes to the parsers, with 100000 cases each unless told; or, on a \
+                nightly compiler with cargo-fuzz, libFuzzer on each target for 600 seconds unless told",
         run: fuzz::run,
     },
     Task {

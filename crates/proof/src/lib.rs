@@ -1,8 +1,13 @@
 //! What proves the other crates, and what none of them uses.
 //!
 //! - [`naive`]: SQLite's rule of what counts in a log, written again, as simply as can be.
+//! - [`sweep`]: crashes of a log at every operation, by every way, and by chance.
 //! - [`targets`]: functions of arbitrary bytes. `fuzz/` gives them what libFuzzer finds; a test replays its
 //!   corpora on any compiler.
 
 pub mod naive;
+mod random;
+pub mod sweep;
 pub mod targets;
+
+pub use random::Random;

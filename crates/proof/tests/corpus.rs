@@ -147,9 +147,9 @@ fn what_fuzzing_found_worth_keeping_passes_every_target() {
         let mut replayed = 0;
         for entry in entries {
             let path = entry.unwrap().path();
-            // Whoever fails is the last one named.
-            eprintln!("{}", path.display());
-            (target.run)(&fs::read(&path).unwrap());
+            let data = fs::read(&path).unwrap();
+            let run = std::panic::catch_unwind(|| (target.run)(&data));
+            assert!(run.is_ok(), "{}", path.display());
             replayed += 1;
         }
         assert!(replayed > 0, "{} has no corpus", target.name);

@@ -115,6 +115,40 @@ fn told_to_truncate_or_salvage_it_keeps_what_precedes_the_damage_and_never_reuse
     }
 }
 
+/// Found by fuzzing: the leftovers of the generation before were taken for a log of another program's, and its
+/// commits for lost ones, each time that the store was opened until the next commit.
+#[test]
+fn a_salvage_under_a_damaged_header_is_done_once_whatever_older_frames_lie_behind() {
+    for on_damage in [OnDamage::TruncateLikeSqlite, OnDamage::Salvage] {
+        let vfs = fresh(6);
+        let mut rig = Rig::open(&vfs, &setup()).unwrap();
+        for version in 1..=12 {
+            rig.must_commit(write(version, [1 + version % 3]));
+        }
+        rig.checkpoint(CheckpointMode::Restart).unwrap();
+        rig.must_commit(write(20, [1]));
+        rig.must_commit(write(21, [1]));
+        drop(rig);
+        let vfs = vfs.kill();
+        // The first sector: the header, and the header of frame 1.
+        let mut log = vfs.dump(Path::new(WAL)).unwrap();
+        log[..512].fill(0);
+        vfs.put(Path::new(WAL), &log);
+        let rig = Rig::open(&vfs, &Setup { on_damage, ..setup() }).unwrap();
+        assert_eq!((rig.report.commits, rig.report.lost_commits), (0, 1));
+        let salvaged = rig.content();
+        drop(rig);
+        for vfs in [vfs.fork().kill(), vfs.crash(CrashKeep::None)] {
+            let rig = Rig::open(&vfs, &setup()).unwrap();
+            assert_eq!(
+                (rig.report.decision, rig.report.lost_commits),
+                (Decision::Clean, 0)
+            );
+            assert_eq!(rig.content(), salvaged);
+        }
+    }
+}
+
 #[test]
 fn a_flipped_bit_behind_the_watermark_is_a_torn_tail() {
     let (vfs, model) = closed();

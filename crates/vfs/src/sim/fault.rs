@@ -351,6 +351,10 @@ impl Faults {
         self.by_chance = Some((faults, random));
     }
 
+    pub(super) fn disarm_calls(&mut self) {
+        self.armed.clear();
+    }
+
     /// What is to go wrong with a call on `file`, if anything.
     pub(super) fn on(&mut self, call: Call, file: &Path) -> Option<Fault> {
         let armed = self.strike(file, |effect| match effect {

@@ -79,11 +79,13 @@
 mod disk;
 mod fault;
 mod file;
+mod history;
 
 pub use fault::{
     Call, CrashKeep, Fault, Held, Injected, Nth, PendingChange, PendingKind, RandomFaults, SectorSize, SimOp,
     SimOpKind,
 };
+pub use history::{Cells, History, Violation};
 
 use crate::names::{Random, normal};
 use crate::{FileInfo, OpenFlags, Vfs, VfsFile, checks};
@@ -240,6 +242,11 @@ impl SimVfs {
     /// Disarms everything that has not happened yet, and makes a full disk spacious again.
     pub fn disarm(&self) {
         self.shared.disk.lock().faults = fault::Faults::default();
+    }
+
+    /// Disarms the faults of certain calls that have not struck yet, and nothing else.
+    pub fn disarm_calls(&self) {
+        self.shared.disk.lock().faults.disarm_calls();
     }
 
     /// How many operations there have been, over all incarnations.

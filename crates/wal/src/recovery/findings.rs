@@ -68,9 +68,9 @@ impl Findings {
         let salts = meta
             .as_ref()
             .and_then(|meta| meta.generation)
-            .map(|generation| generation.salts)
-            // All zeros stand for an emptied log, not for salts.
-            .filter(|salts| *salts != Salts::default());
+            // All zeros stand for a log that was left, not for salts; what was left may still be there.
+            .map(|generation| [generation.salts, generation.previous])
+            .and_then(|salts| salts.into_iter().find(|salts| *salts != Salts::default()));
         let scan = match vfs.open(&files.wal, OpenFlags::READ) {
             Ok(file) => Some(Scan::read(
                 &*file,
