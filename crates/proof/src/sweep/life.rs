@@ -292,10 +292,7 @@ impl Life {
             let images: Vec<PageImage> = pages
                 .iter()
                 .filter_map(|page| PageNumber::new(*page).ok())
-                .map(|page| PageImage {
-                    page,
-                    data: image(txn, page.get(), size).into(),
-                })
+                .map(|page| PageImage::new(page, image(txn, page.get(), size)))
                 .collect();
             let writes = WriteSet::new(images.iter().map(|image| image.page));
             requests.push(CommitRequest::new(TxnId(txn), self.last_seq, writes, images));
