@@ -81,6 +81,17 @@ pub(crate) enum Command {
                             walmend bench --writers 1,8,64 --seconds 5 --svg bench.svg"
     )]
     Bench(Bench),
+    /// Prints the completions of a shell, made from the same words as this help.
+    #[command(after_help = "Examples, for all users, and for one:\n  \
+                            walmend completions bash > /usr/share/bash-completion/completions/walmend\n  \
+                            walmend completions zsh > ~/.zfunc/_walmend\n  \
+                            walmend completions fish > ~/.config/fish/completions/walmend.fish")]
+    Completions(Completions),
+    /// Writes the man pages, made from the same words as this help: one for each command.
+    #[command(after_help = "Examples, for all users, and to look at one:\n  \
+                            walmend man /usr/local/share/man/man1\n  \
+                            walmend man /tmp/man && man /tmp/man/walmend-heal.1")]
+    Man(Man),
     /// The process that `drill` kills.
     #[command(hide = true)]
     DrillChild,
@@ -98,7 +109,7 @@ impl Command {
             Self::Backup(args) => args.target.json,
             Self::Drill(args) => args.json,
             Self::Bench(args) => args.json,
-            Self::DrillChild => false,
+            Self::Completions(_) | Self::Man(_) | Self::DrillChild => false,
         }
     }
 }
@@ -250,6 +261,20 @@ pub(crate) struct Bench {
     /// Prints one JSON object, for scripts.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The folder for the pages; made where it is missing.
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -152,7 +152,17 @@ impl Drop for Folder {
     }
 }
 
-fn create(path: &Path) -> Result<()> {
+/// Makes a folder and those above it, as far as they are missing.
+///
+/// # Errors
+/// [`Error::Invalid`] where something else has that name, I/O errors.
+pub(crate) fn create(path: &Path) -> Result<()> {
+    if path.exists() && !path.is_dir() {
+        return Err(Error::Invalid(format!(
+            "{} is a file; give a folder",
+            path.display()
+        )));
+    }
     fs::create_dir_all(path).map_err(|error| Error::io("create", path, None, error))
 }
 

@@ -15,6 +15,7 @@ mod format;
 mod heal;
 mod inspect;
 mod locked;
+mod manual;
 mod output;
 mod progress;
 mod protect;
@@ -50,8 +51,10 @@ fn run(command: &Command, out: &Output) -> Result<Status> {
         Command::Checkpoint(args) => checkpoint::run(args, out),
         Command::Backup(args) => backup::run(args, out),
         Command::Drill(args) => drill::run(args, out),
-        Command::DrillChild => drill::child(),
         Command::Bench(args) => bench::run(args, out),
+        Command::Completions(args) => manual::completions(args, out),
+        Command::Man(args) => manual::pages(args),
+        Command::DrillChild => drill::child(),
     }
 }
 

@@ -55,7 +55,7 @@ impl From<&Error> for ErrorBody {
 pub(crate) fn sentence(error: &Error) -> String {
     match error.recovery_hint() {
         "" => error.to_string(),
-        hint => format!("{error}: {hint}"),
+        hint => format!("{error}; {hint}"),
     }
 }
 
