@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Checkpoint, out: &Output) -> Result<Status> {
     let mode = CheckpointMode::from(args.mode);
     let progress = Progress::spinner("checkpointing");
     let report = if has_log(path)? {
-        let (store, _) = Store::open(path, Options::new().create(false))?;
+        let (store, _) = Store::open(path, Options::new().create(false).repair(false))?;
         let report = store.checkpoint(mode)?;
         store.close()?;
         report

@@ -81,6 +81,8 @@ pub(crate) fn run(args: &Recover, out: &Output) -> Result<Status> {
     } else {
         let options = Options::new()
             .create(false)
+            // Making sidecars is the business of `protect`.
+            .repair(false)
             .on_damage(on_damage)
             .writer_synced_every_commit(synced);
         let (store, opened) = Store::open(path, options)?;

@@ -156,7 +156,8 @@ fn ours(folder: &TempDir) -> PathBuf {
     let path = folder.path().join("ours.db");
     let options = Options::new()
         .pages(Pages::Raw)
-        .page_size(PageSize::new(1024).unwrap());
+        .page_size(PageSize::new(1024).unwrap())
+        .repair(false);
     let (store, _) = Store::open(&path, options).unwrap();
     for round in 0..20u8 {
         let mut txn = store.begin().unwrap();

@@ -2,15 +2,18 @@
 //!
 //! A [`Codec`] makes parity and rebuilds from it. The sidecar of a log ([`SidecarWriter`], [`SidecarIndex`]) keeps it;
 //! [`protect_log`] makes the sidecar of a log that is there, a [`HealPlan`] says what it can do, and [`heal_log`] does it.
-//! The [`RepairCoordinator`] makes repair symbols off the critical path, for any storage.
+//! The [`RepairCoordinator`] makes repair symbols off the critical path, for any storage; [`LogRepair`] is walmend's own
+//! log as such a storage.
 
 mod codec;
 mod heal;
+mod log;
 mod orchestrate;
 mod sidecar;
 
 pub use codec::{Codec, ReedSolomon, SHARD_ALIGN, shard_len};
-pub use heal::{HealPlan, HealReport, ProtectReport, heal_log, protect_log};
+pub use heal::{HealPlan, HealReport, Healed, ProtectReport, heal_and_examine, heal_log, protect_log};
+pub use log::LogRepair;
 pub use orchestrate::{
     CommitReceipt, CommitRepairIo, DurableCommit, GeneratorFailure, MemoryGenerator, MemoryRepair,
     MemoryRepairCounters, MemoryRepairIo, RepairConfig, RepairCoordinator, RepairEvent, RepairEventKind,

@@ -74,7 +74,10 @@ pub use format::{
     frame_size, slots,
 };
 pub use index::FrameIndex;
-pub use log::{Log, LogConfig, LogMark, LogStatus, LogSync, LogWriter, PageSource, ReadMark};
+pub use log::{
+    FrameRun, Log, LogConfig, LogMark, LogStatus, LogSync, LogWriter, PageSource, PublishObserver, Published,
+    ReadMark,
+};
 pub use recovery::{
     Behind, Damage, Decision, Facts, Findings, HeaderFact, OnDamage, Origin, RecoveryPlan, RecoveryReport,
     Stake, Verdict, Whereabouts, decide, keep_aside,

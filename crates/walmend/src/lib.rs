@@ -34,7 +34,10 @@ mod descriptors;
 mod identify;
 mod initial;
 mod options;
+#[cfg_attr(not(feature = "repair"), path = "repair_off.rs")]
+mod repair;
 mod snapshot;
+mod stats;
 mod store;
 mod txn;
 mod usage;
@@ -43,7 +46,8 @@ pub use backup::{BackupReport, BackupSource, Progress, backup};
 pub use identify::{Identity, identify};
 pub use options::{Options, Pages};
 pub use snapshot::Snapshot;
-pub use store::{OpenReport, Stats, Store};
+pub use stats::{RepairStats, Stats};
+pub use store::{OpenReport, Store};
 pub use txn::{CommitFuture, Txn};
 
 pub use walmend_commit::Ticket;

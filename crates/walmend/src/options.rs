@@ -46,6 +46,10 @@ pub struct Options {
     pub(crate) synced_every_commit: bool,
     pub(crate) checkpoint_wait: Duration,
     pub(crate) preallocate: u64,
+    #[cfg(feature = "repair")]
+    pub(crate) repair: bool,
+    #[cfg(feature = "repair")]
+    pub(crate) repair_on: Option<tokio::runtime::Handle>,
     pub(crate) vfs: Arc<dyn Vfs>,
 }
 
@@ -62,6 +66,10 @@ impl Options {
             synced_every_commit: false,
             checkpoint_wait: Duration::from_secs(1),
             preallocate: 1 << 20,
+            #[cfg(feature = "repair")]
+            repair: true,
+            #[cfg(feature = "repair")]
+            repair_on: None,
             vfs: Arc::new(UnixVfs::new()),
         }
     }
@@ -131,6 +139,24 @@ impl Options {
     #[must_use]
     pub fn preallocate(mut self, bytes: u64) -> Self {
         self.preallocate = bytes;
+        self
+    }
+
+    /// Whether commits become repairable: in the background, parity of their frames is written to `<db>-wal-fec`.
+    /// Default: yes. What a sidecar that is there can heal is healed either way.
+    #[cfg(feature = "repair")]
+    #[must_use]
+    pub fn repair(mut self, repair: bool) -> Self {
+        self.repair = repair;
+        self
+    }
+
+    /// The tokio runtime that repairs. Somebody has to drive it; it needs neither timers nor I/O. Shutting it down
+    /// leaves commits durable and not repairable. Default: one of the store's own, on a thread of its own.
+    #[cfg(feature = "repair")]
+    #[must_use]
+    pub fn repair_on(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.repair_on = Some(runtime);
         self
     }
 

@@ -4,7 +4,9 @@ use crate::descriptors::Opened;
 use crate::identify::{Identity, identify_file};
 use crate::initial::{complete_first_page, write_first_page};
 use crate::options::{Options, Pages};
+use crate::repair::{Mended, Repair};
 use crate::snapshot::Snapshot;
+use crate::stats::Stats;
 use crate::txn::{Payload, Txn};
 use crate::usage::Usage;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,11 @@ pub struct OpenReport {
     pub created: bool,
     /// What recovery found and did.
     pub recovery: RecoveryReport,
+    /// Frames of the log that were damaged, and restored from its sidecar before recovery looked at them; 0 stands
+    /// for the log's header.
+    pub healed_frames: Vec<u32>,
+    /// The copy of the log as it was before that; `None` if nothing was healed.
+    pub healed_from: Option<PathBuf>,
     /// The kind of pages.
     pub pages: Pages,
     /// Bytes of a page.
@@ -44,40 +51,6 @@ pub struct OpenReport {
     pub db_pages: u32,
     /// The last commit.
     pub commit_seq: CommitSeq,
-}
-
-/// Counters of a store since it was opened, and how it stands now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Transactions that committed.
-    pub commits: u64,
-    /// Batches that they came in.
-    pub batches: u64,
-    /// Syncs of the log for these batches.
-    pub syncs: u64,
-    /// Transactions that lost against another one.
-    pub conflicts: u64,
-    /// Transactions that failed.
-    pub failed: u64,
-    /// Places taken in the commit channel: reserved, or sent and not yet in a batch.
-    pub occupancy: usize,
-    /// Places there are.
-    pub capacity: usize,
-    /// Frames in the log.
-    pub log_frames: u32,
-    /// Frames of them that are in the database file, verified.
-    pub backfilled_frames: u32,
-    /// Bytes of the log that frames take up.
-    pub log_bytes: u64,
-    /// The size of the database, in pages.
-    pub db_pages: u32,
-    /// The last published commit.
-    pub commit_seq: CommitSeq,
-    /// Live snapshots, those of transactions included.
-    pub readers: usize,
-    /// The failure that has ended all writing, if there was one.
-    pub poisoned: Option<String>,
 }
 
 #[derive(Debug)]
@@ -90,6 +63,7 @@ pub(crate) struct Inner {
     path: PathBuf,
     db: Opened,
     totals: Arc<SharedTotals>,
+    repair: Repair,
     checkpoint_wait: Duration,
     next_txn: AtomicU64,
     pub(crate) usage: Usage,
@@ -168,7 +142,11 @@ impl Store {
         config.on_damage = options.on_damage;
         config.synced_every_commit = options.synced_every_commit;
         config.preallocate = options.preallocate;
+        // What the sidecar can mend is no longer at stake.
+        let mended = Mended::new(&**vfs, files)?;
+        let (healed_frames, healed_from) = mended.told();
         let (log, recovery) = Log::open(Arc::clone(vfs), config)?;
+        let repair = mended.protect(&log, files, options)?;
         let status = log.status();
 
         let (sender, receiver) = channel(options.capacity);
@@ -181,7 +159,11 @@ impl Store {
             .idle_wait(IDLE_WAIT)
             .poison(log.poison().clone())
             .oldest_snapshot(move || oldest.oldest_snapshot());
-        let group = GroupCommit::new(log.writer(), FirstCommitterWins::new(status.db_pages), group);
+        let group = GroupCommit::new(
+            repair.watch(log.writer()),
+            FirstCommitterWins::new(status.db_pages),
+            group,
+        );
         let totals = group.totals();
         let cx = Cx::new();
         let coordinator = spawn(group, receiver, cx.clone())?;
@@ -189,6 +171,8 @@ impl Store {
         let report = OpenReport {
             created,
             recovery,
+            healed_frames,
+            healed_from,
             pages: identity.pages,
             page_size: identity.page_size,
             db_pages: status.db_pages,
@@ -204,6 +188,7 @@ impl Store {
             path: files.db.clone(),
             db: opened,
             totals,
+            repair,
             checkpoint_wait: options.checkpoint_wait,
             next_txn: AtomicU64::new(1),
             usage: Usage::default(),
@@ -267,6 +252,7 @@ impl Store {
             commit_seq: log.commit_seq,
             readers: log.readers,
             poisoned: self.0.log.poison().reason().map(ToString::to_string),
+            repair: self.0.repair.stats(),
         }
     }
 
@@ -276,6 +262,17 @@ impl Store {
 
     pub(crate) fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// Blocks until everything that is committed by now is repairable as well, or its repair has failed: then
+    /// [`Stats::repair`] says so. With repair switched off, returns at once. Not for a thread of the runtime that
+    /// repairs.
+    ///
+    /// # Errors
+    /// [`Error::DeadlineExceeded`] after `timeout`: perhaps nobody drives that runtime.
+    #[cfg(feature = "repair")]
+    pub fn wait_for_repair(&self, timeout: Duration) -> Result<()> {
+        self.0.repair.wait(timeout)
     }
 
     /// The kind of pages.
@@ -289,7 +286,8 @@ impl Store {
     }
 
     /// Closes the store, for all its clones: commits what was sent, and gives the database up to others. It
-    /// does not checkpoint; the log stays, and is recovered by the next one to open it, sqlite3 included.
+    /// waits until all of that is repairable, for 10 seconds at most, and not at all inside a tokio runtime; the
+    /// next opening makes up for what is not. It does not checkpoint; the log stays, and is recovered by the next one to open it, sqlite3 included.
     ///
     /// # Errors
     /// I/O errors, [`Error::Internal`] if the commit thread had panicked. The store is closed all the same.
@@ -320,6 +318,7 @@ impl Inner {
                 Err(_) => Err(Error::Internal("the commit thread has panicked".into())),
             }
         };
+        self.repair.close();
         // Whatever happened, the lock is given up.
         let tidied = if self.log.poison().reason().is_none() {
             self.log.close()

@@ -120,7 +120,7 @@ fn a_size_beyond_sqlites_limit_is_refused() {
 fn the_watermark_counts_although_every_generation_record_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.db");
-    let store = open(&path);
+    let (store, _) = Store::open(&path, Options::new().repair(false)).unwrap();
     for byte in 1..=3 {
         put(&store, 1, byte);
     }

@@ -110,6 +110,7 @@ fn sqlite_is_busy_in_every_process_while_a_store_is_open() {
     };
     check("nothing written");
     commit(&store);
+    store.wait_for_repair(std::time::Duration::from_secs(60)).unwrap();
     check("frames in the log");
     store.checkpoint(CheckpointMode::Full).unwrap();
     check("checkpointed");

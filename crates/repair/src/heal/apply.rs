@@ -4,7 +4,7 @@ use super::plan::HealPlan;
 use crate::codec::Codec;
 use crate::sidecar::{SidecarIndex, wal_sidecar_path};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use walmend_types::{Error, PageSize, Result, SyncMode};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{FileSet, WalHeader, frame_offset, keep_aside};
@@ -33,58 +33,89 @@ pub struct HealReport {
 /// I/O errors; also if the device does not hold what was written. Damage that cannot be healed is no error,
 /// but in the report.
 pub fn heal_log(vfs: &dyn Vfs, files: &FileSet, codec: &dyn Codec) -> Result<HealReport> {
-    let open = |path, flags| match vfs.open(path, flags) {
+    let healed = heal_and_examine(vfs, files, codec)?;
+    healed.unreadable.map_or(Ok(healed.report), Err)
+}
+
+/// What healing did, and what there is to know of a sidecar afterwards.
+#[derive(Debug, Clone, Default)]
+pub struct Healed {
+    /// What was done.
+    pub report: HealReport,
+    /// What is in the sidecar; empty if there is none.
+    pub index: SidecarIndex,
+    /// How log and sidecar agree now. There is nothing in it that could still be healed.
+    pub plan: HealPlan,
+    /// Why the sidecar could not be read, if it could not: then it counts as none.
+    pub unreadable: Option<Error>,
+}
+
+/// Like [`heal_log`]; answers also what the sidecar covers. A sidecar that cannot be read at all is no error.
+///
+/// # Errors
+/// As there.
+pub fn heal_and_examine(vfs: &dyn Vfs, files: &FileSet, codec: &dyn Codec) -> Result<Healed> {
+    let open = |path: &Path, flags| match vfs.open(path, flags) {
         Ok(file) => Ok(Some(file)),
         Err(Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     };
     let path = wal_sidecar_path(&files.db);
-    let Some(sidecar) = open(&path, OpenFlags::READ)? else {
-        return Ok(HealReport::default());
+    let read = || match open(path.as_path(), OpenFlags::READ)? {
+        Some(sidecar) => Ok(Some((SidecarIndex::scan(&*sidecar)?, sidecar))),
+        None => Ok(None),
+    };
+    let (index, sidecar) = match read() {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(Healed::default()),
+        Err(error) => {
+            return Ok(Healed {
+                unreadable: Some(error),
+                ..Healed::default()
+            });
+        }
+    };
+    let mut report = HealReport {
+        protected: true,
+        ..HealReport::default()
+    };
+    let healed = |report, index, plan| Healed {
+        report,
+        index,
+        plan,
+        unreadable: None,
     };
     let Some(log) = open(&files.wal, OpenFlags::WRITE)? else {
-        return Ok(HealReport {
-            protected: true,
-            ..HealReport::default()
-        });
+        return Ok(healed(report, index, HealPlan::default()));
     };
-    let index = SidecarIndex::scan(&*sidecar)?;
-    let plan = HealPlan::make(&*log, &*sidecar, &index, codec)?;
+    let mut plan = HealPlan::make(&*log, &*sidecar, &index, codec)?;
     let page_size = index.groups.first().map(|group| group.header.page_size);
     let page_size = match read_header(&*log)?.or(plan.header) {
         Some(header) => header.page_size,
         None => page_size.unwrap_or_default(),
     };
-    let mut report = HealReport {
-        frames_healed: plan
-            .header
-            .iter()
-            .map(|_| 0)
-            .chain(plan.rebuilt.keys().copied())
-            .collect(),
-        unhealable_frames: plan.unhealable.clone(),
-        other_history: plan.other_history.clone(),
-        kept_aside: None,
-        protected: true,
-    };
-    if plan.is_empty() {
-        return Ok(report);
+    let header = plan.header.iter().map(|_| 0);
+    report.frames_healed = header.chain(plan.rebuilt.keys().copied()).collect();
+    report.unhealable_frames = plan.unhealable.clone();
+    report.other_history = plan.other_history.clone();
+    if !plan.is_empty() {
+        report.kept_aside = keep_aside(vfs, &*log, &files.wal)?;
+        write(&*log, &plan, page_size)?;
+        // What is there now must be what would be there.
+        let again = HealPlan::make(&*log, &*sidecar, &index, codec)?;
+        if !again.is_empty() || again.unhealable != plan.unhealable {
+            return Err(lost(&*log, 0));
+        }
+        tracing::warn!(
+            target: "walmend::repair::heal",
+            log = %files.wal.display(),
+            healed = report.frames_healed.len(),
+            unhealable = report.unhealable_frames.len(),
+            "log healed"
+        );
+        plan = again;
     }
-    report.kept_aside = keep_aside(vfs, &*log, &files.wal)?;
-    write(&*log, &plan, page_size)?;
-    // What is there now must be what would be there.
-    let again = HealPlan::make(&*log, &*sidecar, &index, codec)?;
-    if !again.is_empty() || again.unhealable != plan.unhealable {
-        return Err(lost(&*log, 0));
-    }
-    tracing::warn!(
-        target: "walmend::repair::heal",
-        log = %files.wal.display(),
-        healed = report.frames_healed.len(),
-        unhealable = report.unhealable_frames.len(),
-        "log healed"
-    );
-    Ok(report)
+    Ok(healed(report, index, plan))
 }
 
 /// Writes what was rebuilt, syncs it, and reads it back from the device.

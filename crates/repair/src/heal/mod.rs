@@ -9,6 +9,6 @@ mod image;
 mod plan;
 mod protect;
 
-pub use apply::{HealReport, heal_log};
+pub use apply::{HealReport, Healed, heal_and_examine, heal_log};
 pub use plan::HealPlan;
 pub use protect::{ProtectReport, protect_log};

@@ -62,28 +62,36 @@ impl fmt::Display for SymbolRange {
 
 /// The storage of systematic symbols (what is committed) and of repair symbols (what mends them).
 ///
-/// The first two methods are the critical path: a commit calls nothing else. The other three are the background
-/// path, called from blocking threads of the caller's runtime, by one thread at a time, and at the same time as
-/// the critical path.
+/// The first two methods are the critical path: a commit calls nothing else. An engine that commits on a path of its
+/// own, and only [offers](super::RepairCoordinator::offer) what is durable, leaves them as they are. The other three
+/// are the background path, called from blocking threads of the caller's runtime, by one thread at a time, and at the
+/// same time as the critical path.
 pub trait CommitRepairIo: Send + Sync + 'static {
     /// Appends a commit's symbols, and answers where they are: as many positions as there are symbols.
     ///
     /// # Errors
     /// An error says that nothing was appended, or that what was can never come back: the commit is answered
     /// `NotCommitted`. Storage that cannot promise this must panic instead: that ends all writing.
-    fn append_systematic(&self, commit: CommitSeq, symbols: &[&[u8]]) -> Result<SymbolRange>;
+    fn append_systematic(&self, commit: CommitSeq, symbols: &[&[u8]]) -> Result<SymbolRange> {
+        let _ = (commit, symbols);
+        Err(no_critical_path())
+    }
 
     /// Makes durable what was appended. Never called again after it failed.
     ///
     /// # Errors
     /// Any error leaves the outcome of the commit unknown.
-    fn sync_systematic(&self) -> Result<()>;
+    fn sync_systematic(&self) -> Result<()> {
+        Err(no_critical_path())
+    }
 
-    /// Reads durable symbols back, verified, so that no queue has to hold them in memory.
+    /// Reads durable symbols back, verified, so that no queue has to hold them in memory. `None` if they have left
+    /// this storage in good order, as the frames of a log do that are in the database by now: then there is nothing
+    /// to repair any more.
     ///
     /// # Errors
     /// Whatever keeps them from being read as they were written; the repair is tried again, then `Failed`.
-    fn read_systematic(&self, range: SymbolRange) -> Result<Vec<Vec<u8>>>;
+    fn read_systematic(&self, range: SymbolRange) -> Result<Option<Vec<Vec<u8>>>>;
 
     /// Appends the repair symbols of `range`, which holds `systematic`. After a failure the same range can come
     /// once more: of two records, a reader takes the one that is whole.
@@ -92,8 +100,8 @@ pub trait CommitRepairIo: Send + Sync + 'static {
     /// As with [`read_systematic`](Self::read_systematic).
     fn append_repair(&self, range: SymbolRange, systematic: &[Vec<u8>], repair: &[Vec<u8>]) -> Result<()>;
 
-    /// Makes the appended repair symbols durable. After a failure, the symbols are appended again before the next
-    /// sync.
+    /// Makes durable the repair symbols that were appended since the last sync. After a failure, all of them are
+    /// appended again before the next one.
     ///
     /// # Errors
     /// As with [`read_systematic`](Self::read_systematic).
@@ -107,6 +115,10 @@ pub trait RepairSymbolGenerator: Send + Sync + 'static {
     /// # Errors
     /// Any error fails this attempt. A panic counts as an error.
     fn generate(&self, range: SymbolRange, systematic: &[Vec<u8>]) -> Result<Vec<Vec<u8>>>;
+}
+
+fn no_critical_path() -> Error {
+    Error::Invalid("this storage commits on a path of its own: offer what is durable".into())
 }
 
 /// What a panic said, as an error that names where it happened.

@@ -42,7 +42,7 @@ async fn drive(worker: Worker, mut guard: WorkerGuard) {
         let step = worker.clone();
         // tokio panics when the system has no thread to give.
         let spawned = catch_unwind(AssertUnwindSafe(|| {
-            tokio::task::spawn_blocking(move || step.repair_one())
+            tokio::task::spawn_blocking(move || step.repair_some())
         }));
         let step = match spawned {
             Ok(step) => step,
@@ -70,47 +70,81 @@ struct Worker {
 }
 
 impl Worker {
-    fn repair_one(&self) {
-        let Some(job) = self.ledger.take(&self.cancelled) else {
-            return;
-        };
-        let mut guard = JobGuard {
-            ledger: &self.ledger,
-            job,
-            outcome: RepairState::Failed,
-        };
-        tracing::debug!(target: TARGET, first = job.first, last = job.last, symbols = %job.symbols, "repair started");
-        let mut outcome = RepairState::Completed;
-        // A piece that fails keeps no other from being repaired.
-        for piece in job.symbols.pieces(self.ledger.config.max_group) {
-            if !self.repair_piece(piece) {
-                outcome = RepairState::Failed;
+    /// Repairs what waits, as many groups as share one sync.
+    fn repair_some(&self) {
+        let jobs = self.ledger.take(&self.cancelled);
+        let mut guards: Vec<JobGuard<'_>> = jobs
+            .into_iter()
+            .map(|job| JobGuard::new(&self.ledger, job))
+            .collect();
+        let max_group = self.ledger.config.max_group;
+        let mut pieces: Vec<(usize, SymbolRange, Result<Option<Bytes>>)> = Vec::new();
+        for (place, guard) in guards.iter().enumerate() {
+            let job = &guard.job;
+            tracing::debug!(target: TARGET, first = job.first, last = job.last, symbols = %job.symbols, "repair started");
+            for piece in job.symbols.pieces(max_group) {
+                pieces.push((place, piece, contained(|| self.append(piece))));
             }
         }
-        guard.outcome = outcome;
+        if pieces
+            .iter()
+            .any(|(.., appended)| matches!(appended, Ok(Some(_))))
+            && let Err(error) = contained(|| self.io.sync_repair())
+        {
+            let unsynced = pieces
+                .iter_mut()
+                .filter(|(.., appended)| matches!(appended, Ok(Some(_))));
+            unsynced.for_each(|(.., appended)| *appended = Err(error.clone()));
+        }
+        let mut failed = Vec::new();
+        for (place, piece, appended) in pieces {
+            match appended {
+                Ok(bytes) => self.note(bytes),
+                Err(error) => failed.push((place, piece, error)),
+            }
+        }
+        for (place, guard) in guards.iter_mut().enumerate() {
+            if failed.iter().all(|(failing, ..)| *failing != place) {
+                guard.finish(RepairState::Completed);
+            }
+        }
+        // One that fails keeps no other from being repaired.
+        for (place, guard) in guards.iter_mut().enumerate() {
+            let mut outcome = RepairState::Completed;
+            for (_, piece, error) in failed.iter().filter(|(failing, ..)| *failing == place) {
+                if !self.retry(*piece, error.clone()) {
+                    outcome = RepairState::Failed;
+                }
+            }
+            guard.finish(outcome);
+        }
     }
 
-    /// One group, with its retries; answers whether its repair symbols are durable.
-    fn repair_piece(&self, piece: SymbolRange) -> bool {
+    /// Tries a group again whose first attempt failed; answers whether nothing is left to be done for it.
+    fn retry(&self, piece: SymbolRange, mut error: Error) -> bool {
         for attempt in 0..=self.ledger.config.retries {
-            if self.cancelled.load(Ordering::Acquire) {
-                break;
-            }
-            let tried = catch_unwind(AssertUnwindSafe(|| self.attempt(piece)))
-                .unwrap_or_else(|payload| Err(panic_error("a repair", payload.as_ref())));
-            let error = match tried {
-                Ok(()) => return true,
-                Err(error) => error,
-            };
             tracing::warn!(target: TARGET, symbols = %piece, attempt, %error, "repair attempt failed");
             self.ledger.attempt_failed(&error);
-            let last = attempt == self.ledger.config.retries;
-            if last
-                || !self
+            let again = attempt < self.ledger.config.retries
+                && self
                     .ledger
-                    .pause(self.ledger.config.pause(attempt), &self.cancelled)
-            {
+                    .pause(self.ledger.config.pause(attempt), &self.cancelled);
+            if !again {
                 break;
+            }
+            let tried = contained(|| {
+                let bytes = self.append(piece)?;
+                if bytes.is_some() {
+                    self.io.sync_repair()?;
+                }
+                Ok(bytes)
+            });
+            match tried {
+                Ok(bytes) => {
+                    self.note(bytes);
+                    return true;
+                }
+                Err(failure) => error = failure,
             }
         }
         self.ledger.group_failed();
@@ -118,31 +152,72 @@ impl Worker {
         false
     }
 
-    fn attempt(&self, piece: SymbolRange) -> Result<()> {
-        let systematic = self.io.read_systematic(piece)?;
+    /// Makes and appends the repair symbols of one group; `None` if its symbols have left the storage.
+    fn append(&self, piece: SymbolRange) -> Result<Option<Bytes>> {
+        let Some(systematic) = self.io.read_systematic(piece)? else {
+            return Ok(None);
+        };
         if systematic.len() as u64 != piece.len() {
             let read = systematic.len();
             return Err(Error::Internal(format!("{read} symbols were read for {piece}")));
         }
         let repair = self.generator.generate(piece, &systematic)?;
         self.io.append_repair(piece, &systematic, &repair)?;
-        self.io.sync_repair()?;
         let bytes = |symbols: &[Vec<u8>]| symbols.iter().map(|symbol| symbol.len() as u64).sum();
-        self.ledger.group_done(bytes(&systematic), bytes(&repair));
-        Ok(())
+        Ok(Some(Bytes {
+            systematic: bytes(&systematic),
+            repair: bytes(&repair),
+        }))
+    }
+
+    fn note(&self, bytes: Option<Bytes>) {
+        match bytes {
+            Some(bytes) => self.ledger.group_done(bytes.systematic, bytes.repair),
+            None => self.ledger.group_left(),
+        }
     }
 }
 
-/// Ends the job in repair, whatever happens to its thread.
+/// Bytes of the symbols of one group.
+#[derive(Debug, Clone, Copy)]
+struct Bytes {
+    systematic: u64,
+    repair: u64,
+}
+
+/// Calls what is an engine's; a panic in it becomes an error.
+fn contained<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|payload| Err(panic_error("a repair", payload.as_ref())))
+}
+
+/// Ends a job in repair, whatever happens to its thread.
 struct JobGuard<'a> {
     ledger: &'a Ledger,
     job: Job,
-    outcome: RepairState,
+    ended: bool,
+}
+
+impl<'a> JobGuard<'a> {
+    fn new(ledger: &'a Ledger, job: Job) -> Self {
+        Self {
+            ledger,
+            job,
+            ended: false,
+        }
+    }
+
+    /// Ends it, unless it has ended.
+    fn finish(&mut self, outcome: RepairState) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.ledger.finish(&self.job, outcome);
+        }
+    }
 }
 
 impl Drop for JobGuard<'_> {
     fn drop(&mut self) {
-        self.ledger.finish(&self.job, self.outcome);
+        self.finish(RepairState::Failed);
     }
 }
 

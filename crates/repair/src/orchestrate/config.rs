@@ -11,10 +11,14 @@ pub struct RepairConfig {
     pub first_commit: CommitSeq,
     /// Ranges that wait for their repair, at least 1; 64 unless told. When there are as many, the last one widens.
     pub queue_ranges: usize,
-    /// Symbols for which a group waits, until `linger` has passed; 16 unless told. 1: for nothing.
+    /// Symbols for which a repair waits, until `linger` has passed; 16 unless told. 1: for nothing. At most what
+    /// the groups of one sync hold.
     pub min_group: u64,
-    /// Symbols in one group, at most; from `min_group` up; 128 unless told.
+    /// Symbols in one group, at most; at least 1; 128 unless told.
     pub max_group: u64,
+    /// Groups that share one sync of their repair symbols, at most; at least 1; 1 unless told. More of them cost
+    /// fewer syncs, which a log on the same disk would feel.
+    pub groups_per_sync: usize,
     /// How long a range waits for a group to fill; 5 ms unless told.
     pub linger: Duration,
     /// How often a failed group is tried again before it is `Failed` for good; 2 unless told.
@@ -34,6 +38,7 @@ impl Default for RepairConfig {
             queue_ranges: 64,
             min_group: 16,
             max_group: 128,
+            groups_per_sync: 1,
             linger: Duration::from_millis(5),
             retries: 2,
             backoff: Duration::from_millis(10),
@@ -64,7 +69,11 @@ impl RepairConfig {
         if self.min_group == 0 {
             return out_of_range("smallest group", 0, "at least 1 symbol");
         }
-        if self.max_group < self.min_group {
+        if self.groups_per_sync == 0 {
+            return out_of_range("groups in one sync", 0, "at least 1");
+        }
+        let together = self.max_group.saturating_mul(self.groups_per_sync as u64);
+        if together < self.min_group {
             return out_of_range("largest group", self.max_group, "no less than the smallest");
         }
         if self.history == 0 {

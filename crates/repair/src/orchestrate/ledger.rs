@@ -33,8 +33,10 @@ struct State {
     queue: Queue,
     states: States,
     history: History,
-    /// The job in repair.
-    current: Option<Job>,
+    /// The jobs in repair, in order.
+    current: Vec<Job>,
+    /// The worker waits for [`Ledger::work`].
+    waiting: bool,
     /// Whether a task works through the queue, or has been spawned to.
     worker: bool,
     /// See [`Ledger::lost_through`].
@@ -62,7 +64,8 @@ impl Ledger {
             queue: Queue::new(config.queue_ranges),
             states: States::new(config.history),
             history: History::new(config.history),
-            current: None,
+            current: Vec::new(),
+            waiting: false,
             worker: false,
             lost_through: 0,
             flush: 0,
@@ -159,7 +162,7 @@ impl Ledger {
         state.figures.queue_high_water = state.figures.queue_high_water.max(depth);
         let spawn = depth > 0 && !state.worker;
         state.worker |= spawn;
-        let full = state.queue.symbols() >= self.config.min_group;
+        let full = state.waiting && state.queue.symbols() >= self.config.min_group;
         drop(state);
         if full {
             self.work.notify_all();
@@ -183,35 +186,48 @@ impl Ledger {
         state.worker
     }
 
-    /// Waits for a group to fill, no longer than it may linger, then takes it.
-    pub(super) fn take(&self, cancelled: &AtomicBool) -> Option<Job> {
+    /// Waits for a group to fill, no longer than it may linger, then takes it, and those behind it that share its
+    /// sync.
+    pub(super) fn take(&self, cancelled: &AtomicBool) -> Vec<Job> {
         let mut state = self.state.lock();
         loop {
-            let oldest = state.queue.front()?;
+            let Some(oldest) = state.queue.front() else {
+                return Vec::new();
+            };
             if cancelled.load(Ordering::Acquire) {
-                return None;
+                return Vec::new();
             }
             let waited = self.now().saturating_sub(oldest.queued);
             let left = self.config.linger.saturating_sub(waited);
             if state.flush > 0 || left.is_zero() || state.queue.symbols() >= self.config.min_group {
                 break;
             }
+            state.waiting = true;
             state = self.work.wait_timeout(state, left);
+            state.waiting = false;
         }
         let at = self.now();
-        let State { queue, history, .. } = &mut *state;
-        let job = queue.take(self.config.max_group, history)?;
-        for record in history.range_mut(job.first, job.last) {
-            record.add(RepairEventKind::RepairStarted, at);
+        let State {
+            queue,
+            history,
+            current,
+            ..
+        } = &mut *state;
+        while current.len() < self.config.groups_per_sync
+            && let Some(job) = queue.take(self.config.max_group, history)
+        {
+            for record in history.range_mut(job.first, job.last) {
+                record.add(RepairEventKind::RepairStarted, at);
+            }
+            current.push(job);
         }
-        state.current = Some(job);
-        Some(job)
+        current.clone()
     }
 
-    /// The end of the job in repair.
+    /// The end of a job in repair.
     pub(super) fn finish(&self, job: &Job, outcome: RepairState) {
         let mut state = self.state.lock();
-        state.current = None;
+        state.current.retain(|current| current != job);
         state.resolve(job, outcome, self.now());
         drop(state);
         self.tell();
@@ -254,6 +270,10 @@ impl Ledger {
             }
             state = self.work.wait_timeout(state, left);
         }
+    }
+
+    pub(super) fn group_left(&self) {
+        self.state.lock().figures.groups_left += 1;
     }
 
     pub(super) fn group_done(&self, systematic_bytes: u64, repair_bytes: u64) {
@@ -325,8 +345,8 @@ impl Ledger {
 
     pub(super) fn metrics(&self) -> RepairMetrics {
         let state = self.state.lock();
-        let oldest = state.current.as_ref().or(state.queue.front());
-        let in_work = state.current.map_or(0, |job| job.symbols.len());
+        let oldest = state.current.first().or(state.queue.front());
+        let in_work: u64 = state.current.iter().map(|job| job.symbols.len()).sum();
         let mut metrics = RepairMetrics {
             queue_depth: state.queue.len(),
             lag_symbols: state.queue.symbols() + in_work,
@@ -342,9 +362,9 @@ impl Ledger {
 }
 
 impl State {
-    /// Whether any of the commits up to `newest` is pending. Jobs end in order: the oldest tells.
+    /// Whether any of the commits up to `newest` is pending: the oldest tells.
     fn is_pending_through(&self, newest: u64) -> bool {
-        let oldest = self.current.as_ref().or(self.queue.front());
+        let oldest = self.current.first().or(self.queue.front());
         oldest.is_some_and(|job| job.first <= newest)
     }
 

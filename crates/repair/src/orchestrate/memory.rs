@@ -147,14 +147,14 @@ impl CommitRepairIo for MemoryRepairIo {
         Ok(())
     }
 
-    fn read_systematic(&self, range: SymbolRange) -> Result<Vec<Vec<u8>>> {
+    fn read_systematic(&self, range: SymbolRange) -> Result<Option<Vec<Vec<u8>>>> {
         let mut storage = self.0.lock();
         storage.counters.reads += 1;
         storage.injected(RepairIoCall::ReadSystematic)?;
         let known = storage.systematic.len();
         let place = |position: u64| usize::try_from(position).ok().filter(|&place| place <= known);
         match (place(range.start), place(range.end)) {
-            (Some(start), Some(end)) if start <= end => Ok(storage.systematic[start..end].to_vec()),
+            (Some(start), Some(end)) if start <= end => Ok(Some(storage.systematic[start..end].to_vec())),
             _ => Err(Error::OutOfRange {
                 what: "position",
                 value: range.end,

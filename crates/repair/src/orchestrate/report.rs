@@ -41,7 +41,7 @@ pub enum RepairState {
     NotScheduled,
     /// To be done, or being done.
     Pending,
-    /// The repair symbols are durable.
+    /// The repair symbols are durable; or the symbols have left the storage in good order, so that none are needed.
     Completed,
     /// Given up for good: the commit is as durable as ever, but cannot be mended.
     Failed,
@@ -117,6 +117,8 @@ pub struct RepairMetrics {
     pub failed_commits: u64,
     /// Groups whose repair symbols are durable.
     pub groups: u64,
+    /// Groups whose symbols had left the storage in good order before their repair.
+    pub groups_left: u64,
     /// Groups that were given up after the last retry.
     pub failed_groups: u64,
     /// Attempts after a failed one.

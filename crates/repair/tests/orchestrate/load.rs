@@ -259,3 +259,50 @@ fn commits_from_several_threads_are_numbered_without_gap_and_all_repaired() {
     assert_eq!(rig.states(1..=400), [Completed; 400]);
     assert_cover(&repaired(&rig), next, 128);
 }
+
+/// Nine commits of one symbol, each a group of its own, up to four of which share a sync; all have been committed
+/// before the first repair.
+fn nine_in_syncs_of_four(prepare: impl FnOnce(&Rig)) -> Rig {
+    let runtime = undriven();
+    let config = RepairConfig {
+        groups_per_sync: 4,
+        ..one_by_one()
+    };
+    let rig = rig(runtime.handle(), config);
+    for symbol in 0..9_u8 {
+        rig.commit(&[symbol]);
+    }
+    prepare(&rig);
+    runtime.block_on(rig.coordinator.repaired());
+    rig
+}
+
+#[test]
+fn groups_that_wait_together_share_a_sync() {
+    let rig = nine_in_syncs_of_four(|_| {});
+    assert_eq!(rig.states(1..=9), [Completed; 9]);
+    assert_cover(&repaired(&rig), 9, 1);
+    assert_eq!(rig.io.counters().repair_syncs, 3);
+    assert_eq!(rig.coordinator.metrics().groups, 9);
+}
+
+#[test]
+fn a_shared_sync_that_fails_is_made_up_for_group_by_group() {
+    let rig = nine_in_syncs_of_four(|rig| {
+        rig.io
+            .fail_next(RepairIoFailure::Error(RepairIoCall::SyncRepair, broken()))
+    });
+    assert_eq!(rig.states(1..=9), [Completed; 9]);
+    // The first four are appended once more, each with a sync of its own.
+    assert_eq!(rig.io.counters().repair_appends, 9 + 4);
+    assert_eq!(rig.io.counters().repair_syncs, 3 + 4);
+}
+
+#[test]
+fn a_group_that_fails_leaves_those_that_share_its_sync_alone() {
+    let rig = nine_in_syncs_of_four(|rig| rig.generator.fail_at(2, GeneratorFailure::Panic));
+    let mut states = [Completed; 9];
+    states[2] = Failed;
+    assert_eq!(rig.states(1..=9), states);
+    assert_eq!(rig.io.counters().repair_syncs, 3);
+}

@@ -1,12 +1,13 @@
 //! The append half: one batch, one gathered write.
 
-use super::sync::{LogMark, LogSync};
+use super::sync::{LogMark, LogSync, PublishObserver};
 use super::{LastAppend, Shared, Tail};
 use crate::checksum::{ByteOrder, Checksum, Transition};
 use crate::companion::TAIL_PAGES;
 use crate::format::{FRAME_HEADER_SIZE, FrameHeader, WalHeader, frame_offset};
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::time::Instant;
 use walmend_types::{
     Append, AppendFailure, BatchEntry, Error, OutcomeToken, PageImage, PageNumber, PagePayload, Result,
     SyncMode, WalBatchWriter,
@@ -16,6 +17,7 @@ use walmend_types::{
 #[derive(Debug)]
 pub struct LogWriter {
     shared: Arc<Shared>,
+    observer: Option<Arc<dyn PublishObserver>>,
 }
 
 /// A batch as it is going to stand in the log.
@@ -33,7 +35,17 @@ struct Encoded<'a> {
 
 impl LogWriter {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self {
+            shared,
+            observer: None,
+        }
+    }
+
+    /// Tells `observer` of each batch that this writer appends, once it is published.
+    #[must_use]
+    pub fn observed(mut self, observer: Arc<dyn PublishObserver>) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     /// Checks what the format cannot hold, before anything is written.
@@ -184,10 +196,11 @@ impl<P: PagePayload> WalBatchWriter<P> for LogWriter {
     type Sync = LogSync;
 
     fn sync_half(&self) -> LogSync {
-        LogSync::new(Arc::clone(&self.shared))
+        LogSync::new(Arc::clone(&self.shared), self.observer.clone())
     }
 
     fn append_batch(&mut self, batch: &[BatchEntry<'_, P>]) -> Result<Append<LogMark>, AppendFailure> {
+        let begun = Instant::now();
         let mut tail = self.shared.tail.lock();
         if tail.last.is_some_and(|last| last.failed) {
             return Err(
@@ -240,9 +253,13 @@ impl<P: PagePayload> WalBatchWriter<P> for LogWriter {
                 newest.push((*image).clone());
             }
         }
+        let commits = batch.iter().zip(&encoded.tokens);
+        let commits = commits.map(|(entry, token)| (entry.commit_seq, token.frame));
         let mark = LogMark {
             salts: log.salts,
             first,
+            commits: commits.collect(),
+            begun,
             entries: encoded.entries,
             checksum: tail.checksum,
             commit_seq: last_entry.commit_seq,

@@ -11,15 +11,17 @@
 //! Locks are taken in the order Tail, syncing, companion, Visible. Nothing waits for I/O while it holds Visible.
 
 mod append;
+mod frames;
 mod open;
 mod read;
 mod reset;
 mod sync;
 
 pub use append::LogWriter;
+pub use frames::FrameRun;
 pub(crate) use read::read_verified;
 pub use read::{PageSource, ReadMark};
-pub use sync::{LogMark, LogSync};
+pub use sync::{LogMark, LogSync, PublishObserver, Published};
 
 use crate::checksum::Checksum;
 use crate::companion::{Companion, FileStamp, Owner, PageKind};
@@ -99,8 +101,10 @@ pub struct Log {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogStatus {
-    /// Counts the resets since opening.
+    /// Grows with each reset since opening.
     pub generation: u64,
+    /// The salts of the log; `None` while it holds nothing that counts.
+    pub salts: Option<Salts>,
     /// Published frames.
     pub frames: u32,
     /// Frames of them that are in the database file, verified.
@@ -207,6 +211,7 @@ impl Log {
         let visible = self.shared.visible.lock();
         LogStatus {
             generation: visible.generation,
+            salts: visible.header.map(|header| header.salts),
             frames: visible.frames,
             backfilled: visible.backfilled,
             commit_seq: visible.commit_seq,
