@@ -34,8 +34,10 @@ mod descriptors;
 mod identify;
 mod initial;
 mod options;
-#[cfg_attr(not(feature = "repair"), path = "repair_off.rs")]
+#[cfg(feature = "repair")]
 mod repair;
+#[cfg(not(feature = "repair"))]
+mod repair_off;
 mod snapshot;
 mod stats;
 mod store;

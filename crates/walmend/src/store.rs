@@ -4,7 +4,10 @@ use crate::descriptors::Opened;
 use crate::identify::{Identity, identify_file};
 use crate::initial::{complete_first_page, write_first_page};
 use crate::options::{Options, Pages};
+#[cfg(feature = "repair")]
 use crate::repair::{Mended, Repair};
+#[cfg(not(feature = "repair"))]
+use crate::repair_off::{Mended, Repair};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::txn::{Payload, Txn};

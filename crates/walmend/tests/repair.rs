@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use walmend::{CheckpointMode, Error, Options, RepairStats, Store};
 use walmend_repair::{SidecarIndex, wal_sidecar_path};
+use walmend_sync::thread;
 use walmend_vfs::UnixVfs;
 use walmend_wal::{frame_offset, with_suffix};
 
@@ -167,7 +168,7 @@ fn after_a_reset_the_sidecar_begins_anew() {
 fn checkpoints_that_reset_the_log_all_the_time_leave_no_repair_failed() {
     let (_folder, path) = here();
     let store = open(&path, options());
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let writer = scope.spawn(|| commit(&store, 10, 400));
         while !writer.is_finished() {
             store.checkpoint(CheckpointMode::Restart).unwrap();
@@ -280,7 +281,7 @@ fn closed_or_dropped_inside_a_runtime_it_does_not_wait_and_writes_nothing_more()
         });
         // The files are another's now.
         let sidecar = fs::read(wal_sidecar_path(&path)).ok();
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
         assert!(fs::read(wal_sidecar_path(&path)).ok() == sidecar);
     }
     let store = open(&path, options());
@@ -312,7 +313,7 @@ fn frames_that_rotted_before_their_repair_are_not_protected() {
     let store = open(&path, options().repair_on(idle.handle().clone()));
     commit(&store, 10, 20);
     flip(&path, 3, 1234);
-    let waited = std::thread::scope(|scope| {
+    let waited = thread::scope(|scope| {
         let waiting = scope.spawn(|| store.wait_for_repair(LONG));
         idle.block_on(async {
             while !waiting.is_finished() {
