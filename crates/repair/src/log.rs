@@ -86,6 +86,11 @@ impl LogRepair {
         batch.commits.iter().map(commit).collect()
     }
 
+    /// The first position of a generation: what lies before it has left the log once the generation has begun.
+    pub fn begin_of(generation: u64) -> u64 {
+        generation << 32
+    }
+
     /// The commits of the log of which a frame lies outside of `covered`, as a coordinator takes them. Call it before
     /// the first new commit. Where the log does not prove their numbers, they are only in the right order.
     ///
@@ -144,7 +149,7 @@ impl LogRepair {
 
 /// The positions of frames `first..=last` of a generation.
 fn symbols(generation: u64, first: u32, last: u32) -> SymbolRange {
-    let position = |frame: u32| generation << 32 | u64::from(frame);
+    let position = |frame: u32| LogRepair::begin_of(generation) | u64::from(frame);
     SymbolRange {
         start: position(first),
         end: position(last) + 1,

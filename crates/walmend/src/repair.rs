@@ -13,6 +13,7 @@ use walmend_repair::{
     Healed, LogRepair, ReedSolomon, RepairConfig, RepairCoordinator, heal_and_examine, wal_sidecar_path,
 };
 use walmend_sync::Mutex;
+use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_sync::thread::{self, JoinHandle};
 use walmend_types::{CommitSeq, Error, Result};
 use walmend_vfs::Vfs;
@@ -115,7 +116,10 @@ impl Repair {
     /// The writer, watched.
     pub(crate) fn watch(&self, writer: LogWriter) -> LogWriter {
         match self.coordinator() {
-            Some(coordinator) => writer.observed(Arc::new(Feed(coordinator))),
+            Some(coordinator) => writer.observed(Arc::new(Feed {
+                coordinator,
+                generation: AtomicU64::new(0),
+            })),
             None => writer,
         }
     }
@@ -176,13 +180,24 @@ impl Drop for Repair {
 }
 
 /// Hears of each published batch.
-struct Feed(Arc<RepairCoordinator>);
+struct Feed {
+    coordinator: Arc<RepairCoordinator>,
+    /// That of the last batch.
+    generation: AtomicU64,
+}
 
 impl PublishObserver for Feed {
     fn published(&self, batch: Published<'_>) {
         // The commits are durable: whatever goes wrong here must not keep them from being acknowledged.
         let offered = catch_unwind(AssertUnwindSafe(|| {
-            self.0.offer(&LogRepair::durable_commits(&batch)).map(drop)
+            if self.generation.swap(batch.generation, Ordering::Relaxed) < batch.generation {
+                // What was in the log before the reset is in the database: it must not crowd the queue.
+                self.coordinator
+                    .left_before(LogRepair::begin_of(batch.generation));
+            }
+            self.coordinator
+                .offer(&LogRepair::durable_commits(&batch))
+                .map(drop)
         }));
         match offered.map_err(|panic: Box<dyn Any + Send>| drop(panic)) {
             Ok(Ok(())) => {}
@@ -196,7 +211,7 @@ impl PublishObserver for Feed {
 
 impl fmt::Debug for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.coordinator.fmt(f)
     }
 }
 

@@ -212,6 +212,12 @@ impl RepairCoordinator {
         commits.iter().map(receipt).collect()
     }
 
+    /// All symbols before position `end` have left the storage in good order, as the frames of a log do that is reset
+    /// after its checkpoint. Those that still wait need no repair: their commits are `Completed`.
+    pub fn left_before(&self, end: u64) {
+        self.ledger.left_before(end);
+    }
+
     /// How far the repair of a commit is; `None` for one that is not known, or forgotten (see
     /// [`RepairConfig::history`]; a pending one never is).
     pub fn state(&self, commit: CommitSeq) -> Option<RepairState> {

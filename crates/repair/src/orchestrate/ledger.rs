@@ -233,6 +233,22 @@ impl Ledger {
         self.tell();
     }
 
+    /// The symbols before position `end` have left the storage: of what waits, nothing is left to be done for them.
+    pub(super) fn left_before(&self, end: u64) {
+        let mut state = self.state.lock();
+        let at = self.now();
+        let mut any = false;
+        while let Some(job) = state.queue.take_before(end) {
+            state.figures.groups_left += 1;
+            state.resolve(&job, RepairState::Completed, at);
+            any = true;
+        }
+        drop(state);
+        if any {
+            self.tell();
+        }
+    }
+
     /// The worker was cancelled, or never ran: nothing that waits will be repaired. Answers how many commits.
     pub(super) fn lost(&self) -> u64 {
         let mut state = self.state.lock();

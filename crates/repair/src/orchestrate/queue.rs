@@ -143,6 +143,13 @@ impl Queue {
         Some(job)
     }
 
+    /// The first job, if all its symbols lie before position `end`.
+    pub(super) fn take_before(&mut self, end: u64) -> Option<Job> {
+        let job = self.jobs.pop_front_if(|job| job.symbols.end <= end)?;
+        self.symbols -= job.symbols.len();
+        Some(job)
+    }
+
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Job> {
         self.symbols = 0;
         self.jobs.drain(..)

@@ -117,7 +117,7 @@ pub struct RepairMetrics {
     pub failed_commits: u64,
     /// Groups whose repair symbols are durable.
     pub groups: u64,
-    /// Groups whose symbols had left the storage in good order before their repair.
+    /// Groups, or ranges that were to become groups, whose symbols left the storage in good order before their repair.
     pub groups_left: u64,
     /// Groups that were given up after the last retry.
     pub failed_groups: u64,

@@ -306,3 +306,22 @@ fn a_group_that_fails_leaves_those_that_share_its_sync_alone() {
     assert_eq!(rig.states(1..=9), states);
     assert_eq!(rig.io.counters().repair_syncs, 3);
 }
+
+#[test]
+fn what_has_left_the_storage_is_completed_without_repair_symbols_and_the_rest_with_them() {
+    let runtime = undriven();
+    let rig = rig(runtime.handle(), one_by_one());
+    for symbol in 0..5_u8 {
+        rig.commit(&[symbol]);
+    }
+    rig.coordinator.left_before(3);
+    assert_eq!(
+        rig.states(1..=5),
+        [Completed, Completed, Completed, Pending, Pending]
+    );
+    assert_eq!(rig.coordinator.pending_count(), 2);
+    runtime.block_on(rig.coordinator.repaired());
+    assert_eq!(rig.states(1..=5), [Completed; 5]);
+    assert_eq!(repaired(&rig), [SymbolRange::new(3, 1), SymbolRange::new(4, 1)]);
+    assert_eq!(rig.coordinator.metrics().groups_left, 3);
+}
