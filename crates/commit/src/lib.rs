@@ -72,6 +72,19 @@ pub use walmend_types::{
     WriteSetValidator,
 };
 
+/// What other threads may use, and what they may be given: the build fails where that stops being true.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    const fn sent<T: Send>() {}
+    shared::<Sender<()>>();
+    shared::<Ticket>();
+    shared::<SharedTotals>();
+    shared::<MemoryWriter<()>>();
+    sent::<Receiver<()>>();
+    sent::<Permit<()>>();
+    sent::<GroupCommit<(), MemoryWriter<()>, FirstCommitterWins>>();
+};
+
 /// The README's example is compiled and run.
 #[cfg(all(doctest, not(walmend_loom)))]
 #[doc = include_str!("../README.md")]

@@ -382,6 +382,12 @@ mod tests {
     }
 }
 
+/// What other threads may use: the build fails where that stops being true.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Error>();
+};
+
 /// The README's example is compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

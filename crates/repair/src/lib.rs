@@ -28,3 +28,11 @@ pub use sidecar::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// What other threads may use: the build fails where that stops being true.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<RepairCoordinator>();
+    shared::<MemoryRepairIo>();
+    shared::<HealPlan>();
+};

@@ -32,6 +32,15 @@ pub use request::{
 
 pub use walmend_error::{Error, ErrorKind, Result};
 
+/// What other threads may use: the build fails where that stops being true.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Cx>();
+    shared::<Poison>();
+    shared::<CommitOutcome>();
+    shared::<CommitRequest<Vec<PageImage>>>();
+};
+
 /// The README's example is compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

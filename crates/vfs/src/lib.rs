@@ -36,3 +36,12 @@ pub use walmend_types::{Error, ErrorKind, Result, SyncMode};
 #[cfg(all(doctest, feature = "sim"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// What other threads may use: the build fails where that stops being true.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<UnixVfs>();
+    shared::<MemoryVfs>();
+    shared::<std::sync::Arc<dyn Vfs>>();
+    shared::<std::sync::Arc<dyn VfsFile>>();
+};

@@ -68,6 +68,7 @@ impl LogFate {
 
 /// What a checkpoint did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CheckpointReport {
     /// How far it was to go.
     pub mode: CheckpointMode,

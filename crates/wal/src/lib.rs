@@ -85,6 +85,20 @@ pub use recovery::{
 pub use scan::{Fault, HeaderState, Scan, ScanEnd, ScanHints, Slot};
 pub use verify::{ExpectedPage, PageVerdict, Verification, verify_pages};
 
+/// What other threads may use, and what they may be given: the build fails where that stops being true.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    const fn sent<T: Send>() {}
+    shared::<Log>();
+    shared::<LogSync>();
+    shared::<ReadMark>();
+    shared::<RecoveryFence>();
+    shared::<Scan>();
+    shared::<Findings>();
+    sent::<LogWriter>();
+    sent::<FenceGuard>();
+};
+
 /// The README's example is compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

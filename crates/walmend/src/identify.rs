@@ -14,6 +14,7 @@ pub(crate) const MARKER_MAGIC: &[u8; 16] = b"walmend raw v1\0\0";
 
 /// What a database file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Identity {
     /// The file.
     pub path: PathBuf,

@@ -61,6 +61,19 @@ pub use walmend_wal::{
     CheckpointMode, CheckpointReport, Decision, LogFate, OnDamage, RecoveryReport, Whereabouts,
 };
 
+/// What other threads may use, and what they may be given: the build fails where that stops being true.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    const fn sent<T: Send>() {}
+    shared::<Store>();
+    shared::<Snapshot>();
+    shared::<Txn>();
+    shared::<Options>();
+    shared::<OpenReport>();
+    sent::<CommitFuture>();
+    sent::<Ticket>();
+};
+
 /// The README's example is compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

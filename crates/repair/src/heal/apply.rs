@@ -11,6 +11,7 @@ use walmend_wal::{FileSet, WalHeader, frame_offset, keep_aside};
 
 /// What healing did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HealReport {
     /// The frames that are whole again, ascending; 0 stands for the header of the log.
     pub frames_healed: Vec<u32>,

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// What protecting a log did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProtectReport {
     /// Committed frames of the log.
     pub committed_frames: u32,
