@@ -343,6 +343,17 @@ impl Error {
     }
 }
 
+/// What other threads may use: the build fails where that stops being true.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Error>();
+};
+
+/// The README's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,14 +392,3 @@ mod tests {
         assert!(!wrapped.recovery_hint().is_empty());
     }
 }
-
-/// What other threads may use: the build fails where that stops being true.
-const _: () = {
-    const fn shared<T: Send + Sync>() {}
-    shared::<Error>();
-};
-
-/// The README's example is compiled and run.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
