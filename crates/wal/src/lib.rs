@@ -56,6 +56,7 @@ mod format;
 mod index;
 mod log;
 mod recovery;
+mod registry;
 mod scan;
 mod verify;
 
@@ -82,6 +83,7 @@ pub use recovery::{
     Behind, Damage, Decision, Facts, Findings, HeaderFact, OnDamage, Origin, RecoveryPlan, RecoveryReport,
     Stake, Verdict, Whereabouts, decide, keep_aside,
 };
+pub use registry::{LivenessProbe, LockOwner, LockRegistry, OsProbe, RegisteredLock};
 pub use scan::{Fault, HeaderState, Scan, ScanEnd, ScanHints, Slot};
 pub use verify::{ExpectedPage, PageVerdict, Verification, verify_pages};
 
