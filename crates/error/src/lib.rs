@@ -191,6 +191,26 @@ pub enum Error {
         commit_seq: u64,
     },
 
+    /// Another transaction has locked the page.
+    #[error("page {page} is locked by transaction {txn}{}", lock_wait(*deadlock, *waited_ms))]
+    PageLocked {
+        /// The page.
+        page: u32,
+        /// The transaction that has it.
+        txn: u64,
+        /// That transaction waits, itself or through others, for the one that asked: neither would ever go on.
+        deadlock: bool,
+        /// How long the caller waited, in milliseconds.
+        waited_ms: u64,
+    },
+
+    /// The page was committed to after the transaction's snapshot, so the transaction could only conflict.
+    #[error("page {page} has changed since the snapshot of this transaction")]
+    StaleSnapshot {
+        /// The page.
+        page: u32,
+    },
+
     /// The commit did not happen, and will not reappear.
     #[error("not committed: {reason}")]
     NotCommitted {
@@ -221,6 +241,14 @@ fn conflict_place(page: Option<u32>) -> String {
         || "the size of the database".into(),
         |page| format!("page {page}"),
     )
+}
+
+fn lock_wait(deadlock: bool, waited_ms: u64) -> String {
+    if deadlock {
+        " and waiting for it would never end".into()
+    } else {
+        format!(", after {waited_ms} ms of waiting")
+    }
 }
 
 impl Error {
@@ -267,6 +295,8 @@ impl Error {
             Self::Cancelled => ErrorKind::Cancelled,
             Self::DeadlineExceeded { .. } => ErrorKind::DeadlineExceeded,
             Self::Conflict { .. } => ErrorKind::Conflict,
+            Self::PageLocked { .. } => ErrorKind::PageLocked,
+            Self::StaleSnapshot { .. } => ErrorKind::StaleSnapshot,
             Self::NotCommitted { .. } => ErrorKind::NotCommitted,
             Self::OutcomeUnknown { .. } => ErrorKind::OutcomeUnknown,
             Self::Internal(_) => ErrorKind::Internal,
@@ -280,7 +310,9 @@ impl Error {
             | Self::BusyRecovery { .. }
             | Self::Full { .. }
             | Self::DeadlineExceeded { .. }
-            | Self::Conflict { .. } => true,
+            | Self::Conflict { .. }
+            | Self::PageLocked { .. }
+            | Self::StaleSnapshot { .. } => true,
             Self::NotCommitted { reason } => reason.is_transient(),
             _ => false,
         }
@@ -310,7 +342,12 @@ impl Error {
             Self::Poisoned { .. } | Self::OutcomeUnknown { .. } => {
                 "close the store and open it again: opening proves what is durable"
             }
-            Self::Conflict { .. } => "begin a new transaction and do the work again",
+            Self::Conflict { .. } | Self::StaleSnapshot { .. } => {
+                "begin a new transaction and do the work again"
+            }
+            Self::PageLocked { .. } => {
+                "drop this transaction, so that others can go on, then begin a new one"
+            }
             Self::NotCommitted { reason } => reason.recovery_hint(),
             Self::Internal(_) => "please report it, with the log of the run",
             Self::OutOfRange { .. }
@@ -328,7 +365,7 @@ impl Error {
             Self::NotFound { .. } | Self::UnsupportedVersion { .. } => 14, // SQLITE_CANTOPEN
             Self::NotADatabase { .. } => 26,                               // SQLITE_NOTADB
             Self::ReadOnly { .. } => 8,                                    // SQLITE_READONLY
-            Self::Locked { .. } => 5,                                      // SQLITE_BUSY
+            Self::Locked { .. } | Self::PageLocked { .. } => 5,            // SQLITE_BUSY
             Self::BusyRecovery { .. } => 261,                              // SQLITE_BUSY_RECOVERY
             Self::WalCorrupt { .. } | Self::WalAmbiguous { .. } | Self::DatabaseCorrupt { .. } => 11, // SQLITE_CORRUPT
             Self::OutOfRange { .. } => 25,                // SQLITE_RANGE
@@ -336,7 +373,7 @@ impl Error {
             Self::Full { .. } => 13,                      // SQLITE_FULL
             Self::Poisoned { .. } | Self::OutcomeUnknown { .. } => 10, // SQLITE_IOERR
             Self::Cancelled | Self::DeadlineExceeded { .. } => 9, // SQLITE_INTERRUPT
-            Self::Conflict { .. } => 517,                 // SQLITE_BUSY_SNAPSHOT
+            Self::Conflict { .. } | Self::StaleSnapshot { .. } => 517, // SQLITE_BUSY_SNAPSHOT
             Self::NotCommitted { reason } => reason.sqlite_code(),
             Self::Internal(_) => 2, // SQLITE_INTERNAL
         }

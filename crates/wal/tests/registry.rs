@@ -156,6 +156,7 @@ fn another_boot_is_dead_and_another_namespace_is_left_alone() {
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "a test that was left out says so")]
 fn a_process_whose_first_thread_has_ended_is_alive_although_it_shows_as_a_zombie() {
     // System call 60 ends the calling thread alone (x86-64); the other one sleeps on.
     let script = "import threading, time, ctypes\nthreading.Thread(target=time.sleep, args=(1000,)).start()\n\

@@ -34,6 +34,7 @@ mod descriptors;
 mod identify;
 mod initial;
 mod options;
+mod page_locks;
 #[cfg(feature = "repair")]
 mod repair;
 #[cfg(not(feature = "repair"))]
@@ -58,7 +59,8 @@ pub use walmend_types::{
 };
 pub use walmend_vfs::{MemoryVfs, UnixVfs, Vfs};
 pub use walmend_wal::{
-    CheckpointMode, CheckpointReport, Decision, LogFate, OnDamage, RecoveryReport, Whereabouts,
+    CheckpointMode, CheckpointReport, Decision, LivenessProbe, LockOwner, LockRegistry, LogFate, OnDamage,
+    OsProbe, RecoveryReport, RegisteredLock, Whereabouts,
 };
 
 /// What other threads may use, and what they may be given: the build fails where that stops being true.

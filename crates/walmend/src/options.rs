@@ -45,6 +45,7 @@ pub struct Options {
     pub(crate) on_damage: OnDamage,
     pub(crate) synced_every_commit: bool,
     pub(crate) checkpoint_wait: Duration,
+    pub(crate) lock_wait: Duration,
     pub(crate) preallocate: u64,
     #[cfg(feature = "repair")]
     pub(crate) repair: bool,
@@ -65,6 +66,7 @@ impl Options {
             on_damage: OnDamage::Refuse,
             synced_every_commit: false,
             checkpoint_wait: Duration::from_secs(1),
+            lock_wait: Duration::from_secs(1),
             preallocate: 1 << 20,
             #[cfg(feature = "repair")]
             repair: true,
@@ -134,6 +136,13 @@ impl Options {
         self
     }
 
+    /// How long [`Txn::lock`](crate::Txn::lock) waits for a page that another transaction has. Default: 1 second.
+    #[must_use]
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
+        self
+    }
+
     /// How far ahead of its tail the log is filled with zeros, in bytes, so that a sync changes no metadata;
     /// 0 for not at all. Default: 1 MiB.
     #[must_use]
@@ -185,6 +194,7 @@ impl fmt::Debug for Options {
             .field("on_damage", &self.on_damage)
             .field("writer_synced_every_commit", &self.synced_every_commit)
             .field("checkpoint_wait", &self.checkpoint_wait)
+            .field("lock_wait", &self.lock_wait)
             .field("preallocate", &self.preallocate)
             .finish_non_exhaustive()
     }

@@ -4,6 +4,7 @@ use crate::descriptors::Opened;
 use crate::identify::{Identity, identify_file};
 use crate::initial::{complete_first_page, write_first_page};
 use crate::options::{Options, Pages};
+use crate::page_locks::{HeldLocks, PageLocks};
 #[cfg(feature = "repair")]
 use crate::repair::{Mended, Repair};
 #[cfg(not(feature = "repair"))]
@@ -12,6 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::txn::{Payload, Txn};
 use crate::usage::Usage;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +23,10 @@ use walmend_commit::{
 use walmend_sync::Mutex;
 use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_sync::thread::{self, JoinHandle};
-use walmend_types::{CommitSeq, Cx, Error, OutcomeToken, PageSize, Result, TxnId};
+use walmend_types::{CommitSeq, Cx, Error, OutcomeToken, PageNumber, PageSize, Result, TxnId};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{
-    CheckpointMode, CheckpointReport, FileSet, Log, LogConfig, RecoveryReport, lock_exclusive,
+    CheckpointMode, CheckpointReport, FileSet, LockRegistry, Log, LogConfig, RecoveryReport, lock_exclusive,
     unlock_exclusive,
 };
 
@@ -69,6 +71,8 @@ pub(crate) struct Inner {
     repair: Repair,
     checkpoint_wait: Duration,
     next_txn: AtomicU64,
+    page_locks: Arc<PageLocks>,
+    pub(crate) lock_wait: Duration,
     pub(crate) usage: Usage,
     cx: Cx,
     coordinator: Mutex<Option<JoinHandle<LoopReport>>>,
@@ -194,6 +198,8 @@ impl Store {
             repair,
             checkpoint_wait: options.checkpoint_wait,
             next_txn: AtomicU64::new(1),
+            page_locks: Arc::new(PageLocks::new()),
+            lock_wait: options.lock_wait,
             usage: Usage::default(),
             cx,
             coordinator: Mutex::new(Some(coordinator)),
@@ -206,8 +212,30 @@ impl Store {
     /// # Errors
     /// [`Error::Closed`].
     pub fn begin(&self) -> Result<Txn> {
+        self.begin_locked([])
+    }
+
+    /// Locks these pages, and then begins a transaction: it sees what whoever had them before has committed. Pages
+    /// are locked in the order of their numbers, so that two such calls never wait for each other. See
+    /// [`Txn::lock`] for what a lock does.
+    ///
+    /// # Errors
+    /// [`Error::PageLocked`], [`Error::Locked`], [`Error::Closed`].
+    pub fn begin_locked(&self, pages: impl IntoIterator<Item = PageNumber>) -> Result<Txn> {
         let id = TxnId(self.0.next_txn.fetch_add(1, Ordering::Relaxed));
-        Ok(Txn::new(id, self.0.snapshot()?))
+        let mut locks = HeldLocks::none(&self.0.page_locks, id);
+        let pages: BTreeSet<PageNumber> = pages.into_iter().collect();
+        for page in pages {
+            self.0.usage.check_open()?;
+            locks.acquire(page, self.0.lock_wait)?;
+        }
+        Ok(Txn::new(id, self.0.snapshot()?, locks))
+    }
+
+    /// The page locks of this store's transactions, by process. An engine whose processes share pages brings the
+    /// locks of the others in: they count for as long as their processes live.
+    pub fn lock_registry(&self) -> &LockRegistry {
+        self.0.page_locks.registry()
     }
 
     /// The database as it is now.

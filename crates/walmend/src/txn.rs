@@ -2,12 +2,14 @@
 
 use crate::identify::{MARKER_MAGIC, SQLITE_MAGIC};
 use crate::options::Pages;
+use crate::page_locks::HeldLocks;
 use crate::snapshot::Snapshot;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use walmend_commit::{Reserve, Ticket};
 use walmend_types::{
     CommitOutcome, CommitRequest, CommitSeq, Error, PageImage, PageNumber, PagePayload, PageSize, Result,
@@ -21,6 +23,8 @@ use walmend_wal::{ByteOrder, Checksum, ReadMark};
 pub(crate) struct Payload {
     images: Vec<PageImage>,
     _snapshot: Arc<ReadMark>,
+    /// Released with the request: once the commit is visible, or has failed.
+    _locks: HeldLocks,
 }
 
 impl PagePayload for Payload {
@@ -53,15 +57,17 @@ pub struct Txn {
     snapshot: Snapshot,
     writes: BTreeMap<PageNumber, Arc<[u8]>>,
     db_pages: Option<u32>,
+    locks: HeldLocks,
 }
 
 impl Txn {
-    pub(crate) fn new(id: TxnId, snapshot: Snapshot) -> Self {
+    pub(crate) fn new(id: TxnId, snapshot: Snapshot, locks: HeldLocks) -> Self {
         Self {
             id,
             snapshot,
             writes: BTreeMap::new(),
             db_pages: None,
+            locks,
         }
     }
 
@@ -130,6 +136,46 @@ impl Txn {
         check_size(page.get())?;
         self.writes.insert(page, image);
         Ok(())
+    }
+
+    /// Locks a page, waiting up to [`Options::lock_wait`](crate::Options::lock_wait) for whoever has it. The lock is
+    /// held until this transaction has committed or failed, or is dropped. It binds only transactions that lock;
+    /// one that writes the page without a lock is still met at commit.
+    ///
+    /// Where the page was committed to since this transaction's snapshot it could only conflict:
+    /// [`Store::begin_locked`](crate::Store::begin_locked) locks first, and then takes the snapshot.
+    ///
+    /// # Errors
+    /// [`Error::PageLocked`] when the wait is over, or would never end; [`Error::Locked`] if a living process has
+    /// registered the page in [`Store::lock_registry`](crate::Store::lock_registry); [`Error::StaleSnapshot`]:
+    /// the lock is held then, but this transaction is of no use; [`Error::Closed`].
+    pub fn lock(&mut self, page: PageNumber) -> Result<()> {
+        self.lock_for(page, self.snapshot.store.lock_wait)
+    }
+
+    /// Like [`lock`](Self::lock), without waiting; answers whether the lock is held.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock), except for [`Error::PageLocked`].
+    pub fn try_lock(&mut self, page: PageNumber) -> Result<bool> {
+        match self.lock_for(page, Duration::ZERO) {
+            Ok(()) => Ok(true),
+            Err(Error::PageLocked { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Like [`lock`](Self::lock), waiting up to `budget`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn lock_for(&mut self, page: PageNumber, budget: Duration) -> Result<()> {
+        self.snapshot.store.usage.check_open()?;
+        self.locks.acquire(page, budget)?;
+        if self.snapshot.mark.is_current(page) {
+            return Ok(());
+        }
+        Err(Error::StaleSnapshot { page: page.get() })
     }
 
     /// Says the size of the database after this transaction, in pages; without it, the database grows to the
@@ -212,6 +258,7 @@ impl Txn {
         let payload = Payload {
             images,
             _snapshot: Arc::clone(&self.snapshot.mark),
+            _locks: self.locks,
         };
         let request = CommitRequest::new(self.id, self.snapshot.commit_seq(), writes, payload);
         Ok((self.snapshot, request))

@@ -79,6 +79,21 @@ impl ReadMark {
         self.generation
     }
 
+    /// Whether nothing newer of a page is published than what this snapshot sees. A later change of the database's
+    /// size alone does not count.
+    pub fn is_current(&self, page: PageNumber) -> bool {
+        let (index, frames, generation) = {
+            let visible = self.shared.visible.lock();
+            (Arc::clone(&visible.index), visible.frames, visible.generation)
+        };
+        let newest = index.find(page, FrameNumber(frames));
+        if generation == self.generation {
+            return newest == self.index.find(page, FrameNumber(self.frame));
+        }
+        // Only a log that was empty when the snapshot began can have been begun since: all of it is newer.
+        newest.is_none()
+    }
+
     /// Reads a page into `buf`, which is exactly one page. A page within the database that was never written
     /// reads as zeros.
     ///
