@@ -94,7 +94,7 @@ fn a_killed_owner_is_dead_before_and_after_somebody_waits_for_it() {
     child.kill().unwrap();
     // Not waited for yet: it is on its way to being a zombie, and then stays one.
     while probe.is_alive(&owner) {
-        std::thread::yield_now();
+        walmend_sync::thread::yield_now();
     }
     let stat = fs::read_to_string(format!("/proc/{}/stat", owner.pid)).unwrap();
     assert!(stat.contains(") Z "), "{stat}");
@@ -175,7 +175,7 @@ fn a_process_whose_first_thread_has_ended_is_alive_although_it_shows_as_a_zombie
         if stat.contains(") Z ") {
             break stat;
         }
-        std::thread::yield_now();
+        walmend_sync::thread::yield_now();
     };
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let owner = LockOwner {
