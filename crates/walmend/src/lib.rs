@@ -23,6 +23,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Features
+//!
+//! - `repair` (default): what is committed becomes repairable in the background. Without it a store needs no tokio.
+//! - `metrics`: `Stats::record` hands the counters to the `metrics` facade.
+//!
 //! # What it is not
 //!
 //! It knows pages, not keys or rows. Transactions conflict by the pages that they *write*: that is snapshot
@@ -33,6 +38,8 @@ mod backup;
 mod descriptors;
 mod identify;
 mod initial;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod options;
 mod page_locks;
 #[cfg(feature = "repair")]
