@@ -29,22 +29,29 @@ pub(crate) enum Command {
     #[command(after_help = "Example, before a checkpoint makes damage permanent:\n  \
                             walmend verify app.db && walmend checkpoint app.db")]
     Verify(Examine),
-    /// Makes or extends the parity from which `heal` mends the log. The log only: protection of the database file
-    /// is not built yet.
+    /// Makes the parity from which `heal` mends the log and the database file, or brings it up to date.
     #[command(
-        after_help = "DATABASE-wal-fec gets about a seventh of the log's size, and is the only file that is written.\n\n\
+        after_help = "DATABASE-wal-fec gets about a seventh of the log's size, and DATABASE-fec about a seventh of the \
+                            database's (at least 4 MB, or as much as the database has). No other file is written. \
+                            Interrupted, it goes on where it stopped.\n\n\
                             Example, with no program on the database:\n  \
                             walmend protect app.db"
     )]
     Protect(Protect),
-    /// Mends damaged frames of a log, byte for byte, from the parity that `protect` made; keeps the damaged log.
+    /// Mends damaged frames of the log and pages of the database file, byte for byte, from the parity that
+    /// `protect` made; keeps what was damaged.
     #[command(
-        after_help = "The log as it was stays beside it, as DATABASE-wal-damaged-SECONDS-N. The log only: healing of \
-                            the database file is not built yet.\n\n\
+        after_help = "The log as it was stays beside it, as DATABASE-wal-damaged-SECONDS-N, and the damaged pages as \
+                            DATABASE-damaged-SECONDS-N. What another program has written since is never undone.\n\n\
                             Example, where verify has found damage:\n  \
                             walmend verify app.db || walmend heal app.db"
     )]
     Heal(Heal),
+    /// Walks over the log and the database file at a steady rate, verifies all of it, and heals.
+    #[command(after_help = "Ctrl-C ends it at any time; what was healed stays so.\n\n\
+                            Example, a gigabyte in a minute, once a week:\n  \
+                            walmend scrub app.db --rate 17")]
+    Scrub(Scrub),
     /// Brings the files to a consistent state after a crash; refuses where commits are at stake.
     #[command(
         after_help = "Example, with a damaged log: first see what is at stake, then keep what precedes the damage:\n  \
@@ -103,6 +110,7 @@ impl Command {
         match self {
             Self::Inspect(args) | Self::Verify(args) => args.target.json,
             Self::Heal(args) => args.target.json,
+            Self::Scrub(args) => args.target.json,
             Self::Protect(args) => args.target.json,
             Self::Recover(args) => args.target.json,
             Self::Checkpoint(args) => args.target.json,
@@ -155,6 +163,19 @@ pub(crate) struct Heal {
     pub(crate) target: Target,
     #[command(flatten)]
     pub(crate) evidence: Evidence,
+    /// Pages that another program may have written since they were protected count as damaged. What it wrote
+    /// there is undone.
+    #[arg(long)]
+    pub(crate) trust_sidecar: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Scrub {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Megabytes of the database file that are read in a second, at most. Default: as fast as it goes.
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
 }
 
 #[derive(Debug, Args)]

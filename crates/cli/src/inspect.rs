@@ -2,6 +2,7 @@
 
 use crate::args::Examine;
 use crate::commits;
+use crate::database::{self, DbSidecar, identify_protected};
 use crate::format::{Align, Table, bytes, count, number};
 use crate::output::{ErrorBody, Output, Status, complain, sentence};
 use crate::progress::Progress;
@@ -9,8 +10,9 @@ use crate::report::{Damage, Report, Wal};
 use crate::sidecar::Sidecar;
 use std::fmt::Write;
 use std::path::Path;
-use walmend::{Identity, Pages, identify};
+use walmend::{Identity, Pages};
 use walmend_error::{Error, Result};
+use walmend_repair::DatabaseCheck;
 use walmend_vfs::{OpenFlags, UnixVfs, Vfs, VfsFile};
 use walmend_wal::{FileSet, Findings, HeaderState, Verdict, decide, store_is_live};
 
@@ -29,14 +31,15 @@ struct Examined {
     findings: Findings,
     verdict: Verdict,
     sidecar: Option<Sidecar>,
+    database: Option<DatabaseCheck>,
     live: bool,
 }
 
 impl Examined {
     fn of(path: &Path, synced_every_commit: bool) -> Result<Self> {
-        let _progress = Progress::spinner("reading the log");
+        let progress = Progress::spinner("reading the log");
         let vfs = UnixVfs::new();
-        let identity = identify(&vfs, path)?;
+        let identity = identify_protected(&vfs, path)?;
         let db = vfs.open(path, OpenFlags::READ)?;
         let files = FileSet::resolve(&vfs, path)?;
         let look = || -> Result<(Findings, bool)> {
@@ -59,9 +62,12 @@ impl Examined {
         }
         let verdict = decide(findings.facts());
         let sidecar = Sidecar::examine(&vfs, &files)?;
+        drop(progress);
+        let database = database::examine(&vfs, &files, &*db)?;
         Ok(Self {
             identity,
             sidecar,
+            database,
             findings,
             verdict,
             live,
@@ -87,6 +93,7 @@ impl Examined {
             }),
             _ => None,
         };
+        report.db_sidecar = self.database.as_ref().map(DbSidecar::from);
         report.error = unsupported.as_ref().map(ErrorBody::from);
         if out.json() {
             out.object(&report)?;
@@ -99,8 +106,9 @@ impl Examined {
         }
         let sidecar = self.sidecar.as_ref().map(|sidecar| &sidecar.plan);
         let weakened = sidecar.is_some_and(|plan| plan.frames_weakened() > 0 || !plan.damaged().is_empty());
+        let pages = self.database.as_ref().is_some_and(database::is_damaged);
         Ok(
-            if is_damaged(self.verdict) || !self.findings.damage.is_empty() || weakened {
+            if pages || is_damaged(self.verdict) || !self.findings.damage.is_empty() || weakened {
                 Status::Damage
             } else {
                 Status::Well
@@ -110,6 +118,7 @@ impl Examined {
 
     /// The report for people.
     fn tell(&self, report: &Report, out: &Output) -> String {
+        let findings = &self.findings;
         let mut text = String::new();
         let kind = match self.identity.pages {
             Pages::Raw => "opaque",
@@ -162,12 +171,29 @@ impl Examined {
         if let Some(sidecar) = &self.sidecar {
             section("Sidecar", &sidecar.path.display().to_string(), &sidecar.lines());
         }
+        if let Some(check) = &self.database {
+            section(
+                "Sidecar",
+                &check.path.display().to_string(),
+                &database::lines(check, &findings.files.db),
+            );
+        }
         if let Some(wal) = &report.wal {
             text.push_str(&tables(wal, out));
         }
         if report.error.is_none() {
             let damage = report.wal.as_ref().map_or(&[][..], |wal| &wal.damage);
-            text.push_str(&self.verdict_for_people(damage, out));
+            let pages = match &self.database {
+                Some(check) => database::verdict(check, &findings.files.db),
+                None => String::new(),
+            };
+            // Damage in the pages alone must not be called "no damage" in the log.
+            if pages.is_empty() || !damage.is_empty() || is_damaged(self.verdict) {
+                text.push_str(&self.verdict_for_people(damage, out));
+            } else {
+                let _ = write!(text, "{} ", out.bad("Damage:"));
+            }
+            text.push_str(&pages);
         }
         text
     }

@@ -9,11 +9,13 @@ mod backup;
 mod bench;
 mod checkpoint;
 mod commits;
+mod database;
 mod drill;
 mod folder;
 mod format;
 mod heal;
 mod inspect;
+mod interrupt;
 mod locked;
 mod manual;
 mod output;
@@ -46,6 +48,7 @@ fn run(command: &Command, out: &Output) -> Result<Status> {
     match command {
         Command::Inspect(args) | Command::Verify(args) => inspect::run(args, out),
         Command::Heal(args) => heal::run(args, out),
+        Command::Scrub(args) => heal::scrub(args, out),
         Command::Protect(args) => protect::run(args, out),
         Command::Recover(args) => recover::run(args, out),
         Command::Checkpoint(args) => checkpoint::run(args, out),

@@ -1,22 +1,28 @@
-//! `protect`: the sidecar of the log, made or extended.
+//! `protect`: the sidecars of the log and of the database file, made or brought up to date.
 
 use crate::args::Protect;
+use crate::database::{self, listed};
 use crate::format::{bytes, count};
+use crate::interrupt;
 use crate::locked::Locked;
 use crate::output::{Output, Status, complain};
 use crate::progress::Progress;
 use serde::Serialize;
 use std::fmt::Write;
 use walmend_error::Result;
-use walmend_repair::{ProtectReport, ReedSolomon, protect_log, wal_sidecar_path};
+use walmend_repair::{
+    DatabaseProtectReport, ProtectReport, ReedSolomon, Work, db_sidecar_path, protect_database, protect_log,
+    wal_sidecar_path,
+};
 
 #[derive(Debug, Serialize)]
 struct Report {
-    wal_sidecar: Sidecar,
+    wal_sidecar: WalSidecar,
+    db_sidecar: DbSidecar,
 }
 
 #[derive(Debug, Serialize)]
-struct Sidecar {
+struct WalSidecar {
     path: String,
     bytes: u64,
     frames_covered: u32,
@@ -26,53 +32,107 @@ struct Sidecar {
     behind_damage: bool,
 }
 
+#[derive(Debug, Serialize)]
+struct DbSidecar {
+    path: String,
+    bytes: u64,
+    pages_covered: u32,
+    /// Pages in stripes that were made anew.
+    pages_renewed: u32,
+    /// Pages that an interrupted run had done.
+    pages_skipped: u32,
+    /// Pages that are damaged, and were left as they are.
+    bad_pages: Vec<u32>,
+}
+
 /// `walmend protect`.
 pub(crate) fn run(args: &Protect, out: &Output) -> Result<Status> {
     let path = &args.target.database;
-    let progress = Progress::spinner("protecting the log");
+    let cx = interrupt::cancelled_by_signals()?;
     let locked = Locked::open(path)?;
-    let report = protect_log(&locked.vfs, &locked.files, &ReedSolomon)?;
+    let (vfs, files) = (&locked.vfs, &locked.files);
+    let progress = Progress::spinner("protecting the log");
+    let log = protect_log(vfs, files, &ReedSolomon)?;
+    drop(progress);
+    let progress = database::steps("protecting the database", vfs, &files.db)?;
+    let done = |read| progress.set(read / 1_000_000);
+    let work = Work::new(&cx).threads(database::thread_count()).progress(&done);
+    let pages = protect_database(vfs, files, locked.identity.page_size, &ReedSolomon, &work)
+        .map_err(interrupt::explain)?;
     drop(progress);
     if out.json() {
         out.object(&Report {
-            wal_sidecar: Sidecar {
-                path: wal_sidecar_path(&locked.files.db).display().to_string(),
-                bytes: report.sidecar_bytes,
-                frames_covered: report.already_covered + report.newly_covered,
-                frames_added: report.newly_covered,
-                groups_added: report.groups_added,
-                behind_damage: report.behind_damage,
+            wal_sidecar: WalSidecar {
+                path: wal_sidecar_path(&files.db).display().to_string(),
+                bytes: log.sidecar_bytes,
+                frames_covered: log.already_covered + log.newly_covered,
+                frames_added: log.newly_covered,
+                groups_added: log.groups_added,
+                behind_damage: log.behind_damage,
+            },
+            db_sidecar: DbSidecar {
+                path: db_sidecar_path(&files.db).display().to_string(),
+                bytes: pages.sidecar_bytes,
+                pages_covered: pages.pages,
+                pages_renewed: pages.pages_renewed,
+                pages_skipped: pages.pages_skipped,
+                bad_pages: pages.damaged.clone(),
             },
         })?;
     } else {
-        out.text(&tell(&report, out))?;
+        out.text(&tell(&log, &pages, out))?;
     }
-    if !report.behind_damage {
-        return Ok(Status::Well);
+    if log.behind_damage {
+        complain(&format!(
+            "the log breaks behind frame {}, with whole commits behind the break: what follows is not protected. See \
+             `walmend verify {}`",
+            log.committed_frames,
+            path.display()
+        ));
     }
-    complain(&format!(
-        "the log breaks behind frame {}, with whole commits behind the break: what follows is not protected. See \
-         `walmend verify {}`",
-        report.committed_frames,
-        path.display()
-    ));
-    Ok(Status::Damage)
+    if !pages.damaged.is_empty() {
+        complain(&format!(
+            "{} of the database are damaged, and what protects them was left as it is: `walmend heal {}`",
+            listed(&pages.damaged),
+            path.display()
+        ));
+    }
+    if log.behind_damage || !pages.damaged.is_empty() {
+        return Ok(Status::Damage);
+    }
+    Ok(Status::Well)
 }
 
-fn tell(report: &ProtectReport, out: &Output) -> String {
-    if report.committed_frames == 0 {
-        return "There is nothing to protect: the log holds no commit.\n".into();
-    }
-    let mut text = format!("{}\n", out.good("The log is protected."));
+fn tell(log: &ProtectReport, pages: &DatabaseProtectReport, out: &Output) -> String {
+    let headline = match (log.committed_frames, pages.damaged.is_empty()) {
+        (_, false) => out.bad("The database is protected in part."),
+        (0, true) => out.good("The database is protected; the log holds no commit."),
+        (_, true) => out.good("The database and its log are protected."),
+    };
+    let mut text = format!("{headline}\n");
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {}{value}", out.faint(&format!("{name:<16}")));
     };
-    line("as before", count(report.already_covered, "frame"));
-    let groups = count(report.groups_added, "group");
-    line(
-        "added",
-        format!("{} in {groups}", count(report.newly_covered, "frame")),
-    );
-    line("sidecar", bytes(report.sidecar_bytes));
+    line("pages", count(pages.pages, "page"));
+    line("made anew", count(pages.pages_renewed, "page"));
+    if pages.pages_skipped > 0 {
+        line(
+            "done before",
+            format!(
+                "{}, by a run that was interrupted",
+                count(pages.pages_skipped, "page")
+            ),
+        );
+    }
+    line("their sidecar", bytes(pages.sidecar_bytes));
+    if log.committed_frames > 0 {
+        line("frames as before", count(log.already_covered, "frame"));
+        let groups = count(log.groups_added, "group");
+        line(
+            "frames added",
+            format!("{} in {groups}", count(log.newly_covered, "frame")),
+        );
+        line("their sidecar", bytes(log.sidecar_bytes));
+    }
     text
 }

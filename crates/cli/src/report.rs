@@ -1,6 +1,7 @@
 //! What `inspect --json` and `verify --json` say.
 
 use crate::commits::CommitNumbers;
+use crate::database::DbSidecar;
 use crate::output::ErrorBody;
 use crate::sidecar::Sidecar;
 use serde::Serialize;
@@ -16,7 +17,7 @@ pub(crate) struct Report {
     pub(crate) wal: Option<Wal>,
     pub(crate) wal_meta: Option<WalMeta>,
     pub(crate) wal_sidecar: Option<WalSidecar>,
-    db_sidecar: Option<()>,
+    pub(crate) db_sidecar: Option<DbSidecar>,
     /// Why no more can be said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<ErrorBody>,

@@ -6,12 +6,18 @@
 //! log as such a storage.
 
 mod codec;
+mod database;
 mod heal;
 mod log;
 mod orchestrate;
+mod record;
 mod sidecar;
 
 pub use codec::{Codec, ReedSolomon, SHARD_ALIGN, shard_len};
+pub use database::{
+    DatabaseCheck, DatabaseHealReport, DatabaseProtectReport, ProtectedDatabase, Standing, Work,
+    db_sidecar_path, heal_database, protect_database,
+};
 pub use heal::{HealPlan, HealReport, Healed, ProtectReport, heal_and_examine, heal_log, protect_log};
 pub use log::LogRepair;
 pub use orchestrate::{

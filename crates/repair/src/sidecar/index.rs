@@ -44,7 +44,7 @@ impl Group {
         let intact = match Head::decode(head, at) {
             HeadState::Ok(head) => {
                 let wanted = matches!(head.kind, Kind::Parity(place) if usize::from(place) == index);
-                wanted && head.group == self.id && head.matches(body)
+                wanted && head.group() == self.id && head.matches(body)
             }
             _ => false,
         };
@@ -140,14 +140,14 @@ impl Found {
     fn take(&mut self, at: u64, head: &Head, body: &[u8]) -> bool {
         match head.kind {
             Kind::Parity(index) => {
-                self.parity.insert((head.group, index), (at, body.len()));
+                self.parity.insert((head.group(), index), (at, body.len()));
                 true
             }
             Kind::Group(_) => {
-                let Some(header) = decode_group(body).filter(|_| group_id(body) == head.group) else {
+                let Some(header) = decode_group(body).filter(|_| group_id(body) == head.group()) else {
                     return false;
                 };
-                self.headers.push((head.group, header));
+                self.headers.push((head.group(), header));
                 true
             }
         }
@@ -216,7 +216,7 @@ impl<'a> Window<'a> {
 
     /// The body of a record, if it is intact.
     fn body(&mut self, at: u64, head: &Head) -> Result<Option<&[u8]>> {
-        let body = self.from(at)?.get(HEAD..HEAD + head.body_len);
+        let body = self.from(at)?.get(HEAD..HEAD + head.body_len());
         Ok(body.filter(|body| head.matches(body)))
     }
 }

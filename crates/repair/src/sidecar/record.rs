@@ -1,20 +1,21 @@
 //! One record of the sidecar, to and from bytes. `docs/wal-fec-format.md` has the rulers.
 
 use super::GroupHeader;
+use crate::record::{self, Format, RecordHead, RecordState, array};
 use walmend_types::Salts;
 use walmend_wal::{ByteOrder, Checksum};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
-/// Records start at multiples of this many bytes, so that a reader finds the next one behind damage.
-pub(crate) const ALIGN: u64 = 64;
-/// Bytes of a record's head.
-pub(crate) const HEAD: usize = 64;
-/// The version of the format.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) use crate::record::{ALIGN, HEAD, record_len};
+
 /// The longest body there is: the shard of a frame of 65536 bytes.
 pub(crate) const MAX_BODY: usize = crate::codec::shard_len(65536 + 24);
 
-const MAGIC: [u8; 4] = *b"WMfc";
+const FORMAT: Format = Format {
+    magic: *b"WMfc",
+    version: 1,
+    max_body: MAX_BODY,
+};
 const GROUP_FIXED: usize = 64;
 const DIGEST: usize = 16;
 
@@ -39,9 +40,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) kind: Kind,
-    pub(crate) group: GroupId,
-    pub(crate) body_len: usize,
-    body_sum: u64,
+    record: RecordHead,
 }
 
 /// What 64 bytes are that might be the head of a record.
@@ -49,7 +48,7 @@ pub(crate) struct Head {
 pub(crate) enum HeadState {
     /// No record begins here.
     None,
-    /// One of another version of the format, as long as this in all.
+    /// One of another version of the format.
     OtherVersion(u16),
     /// One of ours.
     Ok(Head),
@@ -58,65 +57,47 @@ pub(crate) enum HeadState {
 impl Head {
     /// Reads the head of the record that begins at `offset` of the file.
     pub(crate) fn decode(bytes: &[u8; HEAD], offset: u64) -> HeadState {
-        if bytes[..4] != MAGIC || u64_at(bytes, 56) != xxh3_64(&bytes[..56]) || u64_at(bytes, 8) != offset {
-            return HeadState::None;
-        }
-        let version = u16::from_be_bytes([bytes[4], bytes[5]]);
-        if version != VERSION {
-            return HeadState::OtherVersion(version);
-        }
-        let kind = match (bytes[6], bytes[7]) {
+        let record = match RecordHead::decode(&FORMAT, bytes, offset) {
+            RecordState::None => return HeadState::None,
+            RecordState::OtherVersion(version) => return HeadState::OtherVersion(version),
+            RecordState::Ok(record) => record,
+        };
+        let kind = match (record.kind, record.index) {
             (1, copy @ 0..=1) => Kind::Group(copy),
             (2, index) if usize::from(index) < MAX_PARITY => Kind::Parity(index),
             _ => return HeadState::None,
         };
-        let body_len = u32_at(bytes, 32) as usize;
-        if body_len > MAX_BODY {
-            return HeadState::None;
-        }
-        HeadState::Ok(Self {
-            kind,
-            group: array(&bytes[16..32]),
-            body_len,
-            body_sum: u64_at(bytes, 40),
-        })
+        HeadState::Ok(Self { kind, record })
+    }
+
+    /// The group that the record belongs to.
+    pub(crate) fn group(&self) -> GroupId {
+        self.record.id
+    }
+
+    /// Bytes of the body.
+    pub(crate) fn body_len(&self) -> usize {
+        self.record.body_len
     }
 
     /// Whether this is the body that was written.
     pub(crate) fn matches(&self, body: &[u8]) -> bool {
-        body.len() == self.body_len && xxh3_64(body) == self.body_sum
+        self.record.matches(body)
     }
 
     /// Bytes of the whole record, the padding included.
     pub(crate) fn record_len(&self) -> u64 {
-        record_len(self.body_len)
+        record_len(self.record.body_len)
     }
-}
-
-/// Bytes of a record with a body of `body_len` bytes, the padding included.
-pub(crate) fn record_len(body_len: usize) -> u64 {
-    (HEAD as u64 + body_len as u64).next_multiple_of(ALIGN)
 }
 
 /// Appends a record to `out`, the first byte of which is at `base` of the file.
 pub(crate) fn put_record(out: &mut Vec<u8>, base: u64, kind: Kind, group: GroupId, body: &[u8]) {
-    let mut head = [0; HEAD];
-    head[..4].copy_from_slice(&MAGIC);
-    head[4..6].copy_from_slice(&VERSION.to_be_bytes());
-    (head[6], head[7]) = match kind {
+    let kind = match kind {
         Kind::Group(copy) => (1, copy),
         Kind::Parity(index) => (2, index),
     };
-    head[8..16].copy_from_slice(&(base + out.len() as u64).to_be_bytes());
-    head[16..32].copy_from_slice(&group);
-    // A body is at most MAX_BODY bytes long.
-    head[32..36].copy_from_slice(&(body.len() as u32).to_be_bytes());
-    head[40..48].copy_from_slice(&xxh3_64(body).to_be_bytes());
-    let sum = xxh3_64(&head[..56]);
-    head[56..].copy_from_slice(&sum.to_be_bytes());
-    out.extend_from_slice(&head);
-    out.extend_from_slice(body);
-    out.resize(out.len().next_multiple_of(ALIGN as usize), 0);
+    record::put_record(out, base, &FORMAT, kind, group, body);
 }
 
 /// The body of a group's record.
@@ -195,16 +176,6 @@ pub(crate) fn group_id(body: &[u8]) -> GroupId {
     xxh3_128(body).to_be_bytes()
 }
 
-fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    let mut array = [0; N];
-    array.copy_from_slice(bytes);
-    array
-}
-
 fn u32_at(bytes: &[u8; HEAD], at: usize) -> u32 {
     u32::from_be_bytes(array(&bytes[at..at + 4]))
-}
-
-fn u64_at(bytes: &[u8; HEAD], at: usize) -> u64 {
-    u64::from_be_bytes(array(&bytes[at..at + 8]))
 }

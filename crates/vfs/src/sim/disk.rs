@@ -9,6 +9,7 @@ use crate::names::normal;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use walmend_types::{Error, Result, SyncMode};
 
 /// A change that is cached and not durable.
@@ -105,6 +106,10 @@ pub(super) struct Inode {
     pub(super) locks: LockTable,
     /// Open files of the current incarnation.
     pub(super) handles: u64,
+    /// When the content last changed, by the clock of pending changes; 0 for never. Bit rot is no change.
+    modified: u64,
+    /// What of that a full sync has made durable.
+    durable_modified: u64,
     pending: Vec<Pending>,
 }
 
@@ -115,6 +120,7 @@ impl Inode {
         if data.is_empty() {
             return;
         }
+        self.touch(order);
         let end = offset + data.len() as u64;
         if (self.cache.len() as u64) < end {
             self.cache.resize(end as usize, 0);
@@ -140,9 +146,20 @@ impl Inode {
 
     fn set_len(&mut self, len: u64, order: &mut u64) {
         if len != self.cache.len() as u64 {
+            self.touch(order);
             self.cache.resize(len as usize, 0);
             self.push(Change::Length(len), order);
         }
+    }
+
+    fn touch(&mut self, clock: &mut u64) {
+        *clock += 1;
+        self.modified = *clock;
+    }
+
+    /// When the content last changed; `None` for never. One tick is a millisecond.
+    pub(super) fn modified(&self) -> Option<SystemTime> {
+        (self.modified > 0).then(|| UNIX_EPOCH + Duration::from_millis(self.modified))
     }
 
     fn push(&mut self, change: Change, order: &mut u64) {
@@ -156,7 +173,10 @@ impl Inode {
     fn sync(&mut self, mode: SyncMode, order: &mut u64) {
         let before = match mode {
             SyncMode::Data => self.durable.clone(),
-            SyncMode::Full => Vec::new(),
+            SyncMode::Full => {
+                self.durable_modified = self.modified;
+                Vec::new()
+            }
         };
         for pending in self.pending.drain(..) {
             pending.change.apply(&mut self.durable);
@@ -266,6 +286,8 @@ impl Disk {
                     cache: inode.cache.clone(),
                     durable: inode.durable.clone(),
                     pending: inode.pending.clone(),
+                    modified: inode.modified,
+                    durable_modified: inode.durable_modified,
                     ..Inode::default()
                 };
                 copy.inodes.insert(*number, inode);
@@ -447,6 +469,10 @@ impl Disk {
         for inode in self.inodes.values_mut() {
             inode.keep(|order| fates.get(&order).copied().unwrap_or(Fate::Lost));
             inode.cache.clone_from(&inode.durable);
+            // A time that no full sync has seen need not be there, whatever of the content is.
+            if !matches!(keep, CrashKeep::All) {
+                inode.modified = inode.durable_modified;
+            }
         }
         self.boot += 1;
         self.kill()
@@ -473,9 +499,13 @@ impl Disk {
             Some(&number) => number,
             None => self.create(name),
         };
+        let mut clock = self.order;
         let inode = self.inode(number);
         inode.cache = bytes.to_vec();
         inode.durable = bytes.to_vec();
         inode.pending.clear();
+        inode.touch(&mut clock);
+        inode.durable_modified = inode.modified;
+        self.order = clock;
     }
 }

@@ -31,6 +31,8 @@
 //! 10. **Operations** are: creating, writing (a preallocation is one write), truncating, syncing, removing,
 //!     renaming. They are counted and logged; calls that change nothing, such as writing no bytes, are not.
 //! 11. **Removed files** live on in their open handles and are gone after a crash or a kill.
+//! 12. **Times.** Each change of a file gives it a later time than any file had; bit rot does not. After a crash a file
+//!     has the time of its last full sync, however much of its content is newer, unless everything was kept.
 //!
 //! Faults strike when they are armed, and once per arming; a crash and a kill disarm them all. Each that struck is
 //! in [`SimVfs::injected`].
@@ -364,7 +366,7 @@ impl Vfs for SimVfs {
             len: inode.cache.len() as u64,
             inode: inode.number,
             regular: true,
-            modified: None,
+            modified: inode.modified(),
         }))
     }
 

@@ -1,0 +1,23 @@
+//! The sidecar of a database, `<db>-fec`: parity for its pages, like par2 but live.
+//!
+//! [`protect_database`] makes it or brings it up to date, a [`DatabaseCheck`] compares it with the database, and
+//! [`heal_database`] puts back what is damaged. `docs/db-fec-format.md` is the format.
+
+mod check;
+#[cfg(all(test, not(walmend_loom)))]
+mod golden;
+mod heal;
+mod layout;
+mod protect;
+mod standing;
+mod state;
+mod stripe;
+mod window;
+mod work;
+
+pub use check::{DatabaseCheck, ProtectedDatabase};
+pub use heal::{DatabaseHealReport, heal_database};
+pub use protect::{DatabaseProtectReport, protect_database};
+pub use standing::Standing;
+pub use state::db_sidecar_path;
+pub use work::Work;
