@@ -82,6 +82,7 @@ fn pages(json: &Value, name: &str) -> Vec<u64> {
 }
 
 /// Damage of every kind, one after the other, healed each time.
+#[expect(clippy::print_stdout, reason = "the ignored test shows how long it takes")]
 fn heals_everything(bytes: usize) {
     let folder = TempDir::new().unwrap();
     let path = database(folder.path(), bytes, "delete");

@@ -123,15 +123,17 @@ fn forty_flipped_bits_beside_sqlite() {
 }
 
 #[test]
-fn protect_writes_the_sidecar_and_nothing_else() {
+fn protect_writes_the_sidecars_and_nothing_else() {
     let folder = TempDir::new().unwrap();
     let path = left_by_sqlite(folder.path(), 4096, 60);
     let before = contents(folder.path());
     let report = on("protect", &path, &[]).ends_with(0).json();
     let mut after = contents(folder.path());
     let sidecar = after.remove(&sidecar_of(&path)).unwrap().unwrap();
-    assert_eq!(before, after);
+    let pages = after.remove(&with_suffix(&path, "-fec")).unwrap().unwrap();
+    assert!(before == after);
     assert_eq!(report["wal_sidecar"]["bytes"], sidecar.len());
+    assert_eq!(report["db_sidecar"]["bytes"], pages.len());
     let seen = on("inspect", &path, &["--frames"]).ends_with(0).json();
     let committed = &seen["wal"]["committed_frames"];
     assert_eq!(&report["wal_sidecar"]["frames_covered"], committed);

@@ -6,8 +6,9 @@ mod database_rig;
 
 use database_rig::{Random, Rig, rot};
 use std::fs;
-use std::sync::atomic::{AtomicU64, Ordering};
+
 use walmend_repair::{Standing, Work};
+use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_types::Cx;
 
 const MIB: usize = 1 << 20;
