@@ -128,13 +128,15 @@ pub(crate) fn identify_protected(vfs: &dyn Vfs, path: &Path) -> Result<Identity>
     let Some(known) = ProtectedDatabase::read(vfs, &files)? else {
         return Err(refused);
     };
-    Ok(Identity {
-        path: path.to_path_buf(),
-        bytes: file.len()?,
-        pages: if known.sqlite { Pages::Sqlite } else { Pages::Raw },
-        page_size: known.page_size,
-        db_pages: known.pages,
-    })
+    let pages = if known.sqlite { Pages::Sqlite } else { Pages::Raw };
+    let (page_size, db_pages) = (known.page_size, known.pages);
+    Ok(Identity::known(
+        path.to_path_buf(),
+        file.len()?,
+        pages,
+        page_size,
+        db_pages,
+    ))
 }
 
 /// For people.

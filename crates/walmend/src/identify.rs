@@ -28,6 +28,19 @@ pub struct Identity {
     pub db_pages: u32,
 }
 
+impl Identity {
+    /// What is known of a database from elsewhere: of one whose first page is damaged.
+    pub fn known(path: PathBuf, bytes: u64, pages: Pages, page_size: PageSize, db_pages: u32) -> Self {
+        Self {
+            path,
+            bytes,
+            pages,
+            page_size,
+            db_pages,
+        }
+    }
+}
+
 /// Tells what the database at `path` is. Reads the file's first page and the companion; takes no lock.
 ///
 /// # Errors
