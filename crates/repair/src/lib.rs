@@ -18,7 +18,9 @@ pub use database::{
     DatabaseCheck, DatabaseHealReport, DatabaseProtectReport, ProtectedDatabase, Standing, Work,
     db_sidecar_path, heal_database, protect_database,
 };
-pub use heal::{HealPlan, HealReport, Healed, ProtectReport, heal_and_examine, heal_log, protect_log};
+pub use heal::{
+    HealPlan, HealReport, Healed, ProtectReport, SidecarProtection, heal_and_examine, heal_log, protect_log,
+};
 pub use log::LogRepair;
 pub use orchestrate::{
     CommitReceipt, CommitRepairIo, DurableCommit, GeneratorFailure, MemoryGenerator, MemoryRepair,

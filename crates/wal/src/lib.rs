@@ -55,6 +55,7 @@ mod files;
 mod format;
 mod index;
 mod log;
+mod protection;
 mod recovery;
 mod registry;
 mod scan;
@@ -79,9 +80,10 @@ pub use log::{
     FrameRun, Log, LogConfig, LogMark, LogStatus, LogSync, LogWriter, PageSource, PublishObserver, Published,
     ReadMark,
 };
+pub use protection::FrameProtection;
 pub use recovery::{
     Behind, Damage, Decision, Facts, Findings, HeaderFact, OnDamage, Origin, RecoveryPlan, RecoveryReport,
-    Stake, Verdict, Whereabouts, decide, keep_aside,
+    Stake, Verdict, Whereabouts, aside_name, decide, keep_aside,
 };
 pub use registry::{LivenessProbe, LockOwner, LockRegistry, OsProbe, RegisteredLock};
 pub use scan::{Fault, HeaderState, Scan, ScanEnd, ScanHints, Slot};

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use walmend_repair::{
-    Healed, LogRepair, ReedSolomon, RepairConfig, RepairCoordinator, heal_and_examine, wal_sidecar_path,
+    Healed, LogRepair, ReedSolomon, RepairConfig, RepairCoordinator, SidecarProtection, heal_and_examine,
+    wal_sidecar_path,
 };
 use walmend_sync::Mutex;
 use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_sync::thread::{self, JoinHandle};
 use walmend_types::{CommitSeq, Error, Result};
 use walmend_vfs::Vfs;
-use walmend_wal::{FileSet, Log, LogWriter, PublishObserver, Published};
+use walmend_wal::{Decision, FileSet, FrameProtection, Log, LogWriter, PublishObserver, Published};
 
 const TARGET: &str = "walmend::store";
 
@@ -44,10 +45,27 @@ impl Mended {
         (report.frames_healed.clone(), report.kept_aside.clone())
     }
 
+    /// What the log can be healed from while it is open.
+    pub(crate) fn protection(&self, vfs: &Arc<dyn Vfs>, files: &FileSet) -> Option<Arc<dyn FrameProtection>> {
+        let (vfs, files) = (Arc::clone(vfs), files.clone());
+        let protection = SidecarProtection::new(vfs, files, Arc::new(ReedSolomon), &self.0);
+        Some(Arc::new(protection))
+    }
+
     /// Begins to repair what is committed, and what the sidecar does not cover yet.
-    pub(crate) fn protect(self, log: &Log, files: &FileSet, options: &Options) -> Result<Repair> {
+    pub(crate) fn protect(
+        mut self,
+        log: &Log,
+        decision: Decision,
+        files: &FileSet,
+        options: &Options,
+    ) -> Result<Repair> {
         if !options.repair {
             return Ok(Repair(Mutex::new(None)));
+        }
+        if matches!(decision, Decision::Salvaged | Decision::Truncated) {
+            // Recovery has set the sidecar aside.
+            self.0 = Healed::default();
         }
         let io = LogRepair::new(
             log.clone(),

@@ -3,9 +3,10 @@
 use crate::options::Options;
 use crate::stats::RepairStats;
 use std::path::PathBuf;
+use std::sync::Arc;
 use walmend_types::Result;
 use walmend_vfs::Vfs;
-use walmend_wal::{FileSet, Log, LogWriter};
+use walmend_wal::{Decision, FileSet, FrameProtection, Log, LogWriter};
 
 /// Nothing is healed before a log is opened.
 pub(crate) struct Mended;
@@ -19,7 +20,21 @@ impl Mended {
         (Vec::new(), None)
     }
 
-    pub(crate) fn protect(self, _log: &Log, _files: &FileSet, _options: &Options) -> Result<Repair> {
+    pub(crate) fn protection(
+        &self,
+        _vfs: &Arc<dyn Vfs>,
+        _files: &FileSet,
+    ) -> Option<Arc<dyn FrameProtection>> {
+        None
+    }
+
+    pub(crate) fn protect(
+        self,
+        _log: &Log,
+        _decision: Decision,
+        _files: &FileSet,
+        _options: &Options,
+    ) -> Result<Repair> {
         Ok(Repair)
     }
 }

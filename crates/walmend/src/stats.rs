@@ -33,6 +33,8 @@ pub struct Stats {
     pub commit_seq: CommitSeq,
     /// Live snapshots, those of transactions included.
     pub readers: usize,
+    /// Frames that did not verify when they were read, by a snapshot or a checkpoint, and were rebuilt from the sidecar.
+    pub mended_frames: u64,
     /// The failure that has ended all writing, if there was one.
     pub poisoned: Option<String>,
     /// How the repair stands; `None` if it is switched off.

@@ -152,8 +152,9 @@ impl Store {
         // What the sidecar can mend is no longer at stake.
         let mended = Mended::new(&**vfs, files)?;
         let (healed_frames, healed_from) = mended.told();
+        config.protection = mended.protection(vfs, files);
         let (log, recovery) = Log::open(Arc::clone(vfs), config)?;
-        let repair = mended.protect(&log, files, options)?;
+        let repair = mended.protect(&log, recovery.decision, files, options)?;
         let status = log.status();
 
         let (sender, receiver) = channel(options.capacity);
@@ -282,6 +283,7 @@ impl Store {
             db_pages: log.db_pages,
             commit_seq: log.commit_seq,
             readers: log.readers,
+            mended_frames: log.mended_frames,
             poisoned: self.0.log.poison().reason().map(ToString::to_string),
             repair: self.0.repair.stats(),
         }

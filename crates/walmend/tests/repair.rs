@@ -5,9 +5,10 @@ mod common;
 
 use common::{Random, folder_bytes, page};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use walmend::{CheckpointMode, Error, Options, RepairStats, Store};
+use walmend::{CheckpointMode, Error, OnDamage, Options, RepairStats, Store};
 use walmend_repair::{SidecarIndex, wal_sidecar_path};
 use walmend_sync::thread;
 use walmend_vfs::UnixVfs;
@@ -328,4 +329,139 @@ fn frames_that_rotted_before_their_repair_are_not_protected() {
     assert!(stats.last_failure.unwrap().contains("damaged"));
     assert_eq!(covered(&path), []);
     drop(idle);
+}
+
+#[test]
+fn a_frame_that_rots_in_an_open_store_is_mended_when_it_is_read_and_when_it_is_checkpointed() {
+    for checkpoint in [false, true] {
+        let (folder, path) = here();
+        let store = open(&path, options());
+        commit(&store, 10, 50);
+        store.wait_for_repair(LONG).unwrap();
+        let whole = fs::read(with_suffix(&path, "-wal")).unwrap();
+        // Frame 7 holds page 9 as later ones do; frame 8 is page 13, and 99 the newest page 59.
+        for (frame, byte) in [(8, 500), (99, 23)] {
+            flip_in_place(&path, frame, byte);
+        }
+        let rotten = fs::read(with_suffix(&path, "-wal")).unwrap();
+        if checkpoint {
+            store.checkpoint(CheckpointMode::Full).unwrap();
+        } else {
+            let snapshot = store.snapshot().unwrap();
+            for number in 10..60 {
+                assert_eq!(snapshot.read(page(number)).unwrap(), image(number));
+            }
+        }
+        assert_eq!(store.stats().mended_frames, 2);
+        assert!(fs::read(with_suffix(&path, "-wal")).unwrap() == whole);
+        // What stood there is kept, at its place.
+        let files = folder_bytes(folder.path());
+        let kept = files
+            .iter()
+            .find(|(name, _)| name.starts_with("a.db-wal-damaged-"))
+            .unwrap()
+            .1;
+        for frame in [8, 99] {
+            let start = frame_offset(frame, walmend::PageSize::DEFAULT) as usize;
+            assert!(kept[start..start + 4120] == rotten[start..start + 4120]);
+        }
+        commit(&store, 60, 1);
+        store.close().unwrap();
+        assert_eq!(Store::open(&path, options()).unwrap().1.healed_frames, []);
+    }
+}
+
+#[test]
+fn a_frame_that_rots_beyond_repair_is_an_error_each_time_and_the_others_are_read() {
+    let (_folder, path) = here();
+    let store = open(&path, options());
+    commit(&store, 10, 8);
+    store.wait_for_repair(LONG).unwrap();
+    for frame in [2, 4, 6] {
+        flip_in_place(&path, frame, 600);
+    }
+    let snapshot = store.snapshot().unwrap();
+    for _ in 0..2 {
+        let errors: Vec<bool> = (10..18)
+            .map(|number| snapshot.read(page(number)).is_err())
+            .collect();
+        assert_eq!(errors.iter().filter(|error| **error).count(), 3, "{errors:?}");
+    }
+    assert!(matches!(
+        store.checkpoint(CheckpointMode::Full),
+        Err(Error::WalCorrupt { .. })
+    ));
+    assert_eq!(store.stats().mended_frames, 0);
+}
+
+/// Like `flip`, in the file as it stands: a store has it open.
+fn flip_in_place(db: &Path, frame: u32, byte: u64) {
+    let wal = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(with_suffix(db, "-wal"))
+        .unwrap();
+    let offset = frame_offset(frame, walmend::PageSize::DEFAULT) + byte;
+    let mut bytes = [0];
+    wal.read_exact_at(&mut bytes, offset).unwrap();
+    wal.write_all_at(&[bytes[0] ^ 4], offset).unwrap();
+}
+
+#[test]
+fn a_log_that_was_cut_on_purpose_stays_cut_and_its_sidecar_is_kept_aside() {
+    for on_damage in [OnDamage::Salvage, OnDamage::TruncateLikeSqlite] {
+        let (folder, path) = here();
+        let store = open(&path, options());
+        commit(&store, 10, 8);
+        store.close().unwrap();
+        // Three frames of a group that has parity for two.
+        for frame in [3, 4, 5] {
+            flip(&path, frame, 600);
+        }
+        let error = Store::open(&path, options()).unwrap_err();
+        assert!(matches!(error, Error::WalCorrupt { frame: 3, .. }), "{error}");
+        let (store, report) = Store::open(&path, options().on_damage(on_damage)).unwrap();
+        assert_eq!((report.recovery.commits, report.recovery.lost_commits), (1, 7));
+        commit(&store, 20, 1);
+        store.close().unwrap();
+        let aside = |name: &String| name.starts_with("a.db-wal-fec-damaged-");
+        assert_eq!(
+            folder_bytes(folder.path())
+                .keys()
+                .filter(|name| aside(name))
+                .count(),
+            1
+        );
+        let (store, report) = Store::open(&path, options()).unwrap();
+        assert_eq!((report.healed_frames, report.recovery.commits), (vec![], 2));
+        assert_eq!(store.snapshot().unwrap().read(page(9)).unwrap(), image(20));
+        store.close().unwrap();
+        assert_eq!(covered(&path), [1, 2, 3, 4]);
+    }
+}
+
+#[test]
+fn what_has_parity_counts_as_acknowledged_although_the_watermark_is_older() {
+    let (folder, path) = here();
+    let store = open(&path, options());
+    commit(&store, 10, 1);
+    // As after a power loss: the companion is as it was after the first commit, and all the rest has reached the disk.
+    let meta = fs::read(with_suffix(&path, "-wal-meta")).unwrap();
+    commit(&store, 11, 7);
+    store.wait_for_repair(LONG).unwrap();
+    for suffix in ["", "-wal", "-wal-fec"] {
+        let from = with_suffix(&path, suffix);
+        fs::copy(from, folder.path().join(format!("b.db{suffix}"))).unwrap();
+    }
+    let path = folder.path().join("b.db");
+    fs::write(with_suffix(&path, "-wal-meta"), meta).unwrap();
+    // The last commit, beyond repair: without the sidecar that would be a torn tail.
+    for frame in [14, 15, 16] {
+        flip(&path, frame, 600);
+    }
+    let error = Store::open(&path, options()).unwrap_err();
+    assert!(matches!(error, Error::WalCorrupt { frame: 14, .. }), "{error}");
+    fs::remove_file(wal_sidecar_path(&path)).unwrap();
+    let (_store, report) = Store::open(&path, options()).unwrap();
+    assert_eq!(report.recovery.commits, 6);
 }

@@ -8,7 +8,9 @@ mod apply;
 mod image;
 mod plan;
 mod protect;
+mod protection;
 
 pub use apply::{HealReport, Healed, heal_and_examine, heal_log};
 pub use plan::HealPlan;
 pub use protect::{ProtectReport, protect_log};
+pub use protection::SidecarProtection;

@@ -5,7 +5,7 @@ use crate::codec::Codec;
 use crate::sidecar::{Group, GroupHeader, SidecarIndex, chained, shard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
-use walmend_types::Result;
+use walmend_types::{Result, Salts};
 use walmend_vfs::VfsFile;
 use walmend_wal::{
     Checksum, FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, Transition, WalHeader, frame_size,
@@ -15,6 +15,8 @@ use xxhash_rust::xxh3::xxh3_128;
 /// What the sidecar can do for a log, and what it cannot. Frame 0 stands for the header of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HealPlan {
+    /// The salts of the log, as its header says or, if that is damaged, as it said; `None` without one.
+    pub salts: Option<Salts>,
     /// The header to be written, if the one in the log is damaged and could be made again.
     pub header: Option<WalHeader>,
     /// The damaged frames that could be rebuilt, whole, each verified by its digest.
@@ -82,6 +84,7 @@ impl HealPlan {
             doubtful: BTreeSet::new(),
         };
         let mut plan = Self {
+            salts: Some(header.salts),
             header: rebuilt_header,
             ..Self::default()
         };

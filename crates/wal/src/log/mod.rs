@@ -12,6 +12,7 @@
 
 mod append;
 mod frames;
+mod mend;
 mod open;
 mod read;
 mod reset;
@@ -19,6 +20,7 @@ mod sync;
 
 pub use append::LogWriter;
 pub use frames::FrameRun;
+use mend::Mending;
 pub(crate) use read::read_verified;
 pub use read::{PageSource, ReadMark};
 pub use sync::{LogMark, LogSync, PublishObserver, Published};
@@ -29,6 +31,7 @@ use crate::fence::RecoveryFence;
 use crate::files::FileSet;
 use crate::format::WalHeader;
 use crate::index::FrameIndex;
+use crate::protection::FrameProtection;
 use crate::recovery::OnDamage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,6 +65,8 @@ pub struct LogConfig {
     pub watermark_interval: Duration,
     /// The latch that a failed sync sets. Default: one of its own.
     pub poison: Poison,
+    /// What frames can be rebuilt from. Default: nothing.
+    pub protection: Option<Arc<dyn FrameProtection>>,
     /// The fence that recovery and truncating paths run under. Default: the process's fence for this path.
     pub fence: Option<RecoveryFence>,
 }
@@ -86,6 +91,7 @@ impl LogConfig {
             preallocate: 1 << 20,
             watermark_interval: Duration::from_millis(100),
             poison: Poison::new(),
+            protection: None,
             fence: None,
         }
     }
@@ -115,6 +121,8 @@ pub struct LogStatus {
     pub db_pages: u32,
     /// Live snapshots.
     pub readers: usize,
+    /// Frames that did not verify when they were read, and have been rebuilt, since opening.
+    pub mended_frames: u64,
 }
 
 #[derive(Debug)]
@@ -129,6 +137,9 @@ pub(crate) struct Shared {
     pub(crate) watermark_interval: Duration,
     pub(crate) poison: Poison,
     pub(crate) fence: RecoveryFence,
+    protection: Option<Arc<dyn FrameProtection>>,
+    /// Held while frames are rebuilt.
+    mending: Mutex<Mending>,
     /// Nothing proves that the length of the database file is on the disk as well as in the cache.
     pub(crate) length_in_doubt: AtomicBool,
     /// Held over a sync of the log and the latching of its failure.
@@ -208,8 +219,10 @@ impl Log {
 
     /// How the log stands now.
     pub fn status(&self) -> LogStatus {
+        let mended_frames = self.shared.mending.lock().frames;
         let visible = self.shared.visible.lock();
         LogStatus {
+            mended_frames,
             generation: visible.generation,
             salts: visible.header.map(|header| header.salts),
             frames: visible.frames,

@@ -33,9 +33,20 @@ impl Log {
         let guard = fence.acquire(RecoveryFence::DEFAULT_BUDGET)?;
         let synced = config.synced_every_commit;
         let findings = Findings::gather(&*vfs, &config.files, &*config.db, config.page_size, synced, false)?;
+        let protection = config.protection.clone();
+        let salts = findings.scan.as_ref().and_then(Scan::salts);
+        let findings = match protection.as_ref().zip(salts) {
+            Some((protection, salts)) => findings.protected_upto(protection.proven(salts)),
+            None => findings,
+        };
         let plan = RecoveryPlan::make(findings, config.on_damage)?;
         plan.admit()?;
         check_page_size(&config, &plan)?;
+        if let Some(protection) = &protection
+            && matches!(plan.decision, Decision::Salvaged | Decision::Truncated)
+        {
+            protection.set_aside()?;
+        }
 
         let wal = vfs.open(&config.files.wal, OpenFlags::CREATE)?;
         let report = apply(&*vfs, &*wal, &plan)?;
@@ -108,6 +119,8 @@ impl Log {
             watermark_interval: config.watermark_interval,
             poison: config.poison,
             fence,
+            protection,
+            mending: Mutex::default(),
             // An earlier process may have seen a sync of it fail.
             length_in_doubt: AtomicBool::new(true),
             syncing: Mutex::new(()),

@@ -125,7 +125,8 @@ impl ReadMark {
     }
 }
 
-/// Reads a frame and checks it in full: page number, salts, and its own link of the checksum chain.
+/// Reads a frame and checks it in full: page number, salts, and its own link of the checksum chain. One that does not
+/// verify is rebuilt, where something is there to rebuild it from, and read again.
 pub(crate) fn read_verified(
     shared: &Shared,
     header: &WalHeader,
@@ -134,6 +135,34 @@ pub(crate) fn read_verified(
     page: PageNumber,
     buf: &mut [u8],
 ) -> Result<()> {
+    if read_intact(shared, header, index, frame, page, buf)? {
+        return Ok(());
+    }
+    tracing::error!(target: "walmend::wal::read", %frame, %page, "a frame does not verify");
+    if shared.mend(header, index, frame) {
+        if read_intact(shared, header, index, frame, page, buf)? {
+            return Ok(());
+        }
+        shared.give_up(frame);
+    }
+    Err(Error::WalCorrupt {
+        path: shared.files.wal.clone(),
+        frame: frame.0,
+        offset: frame_offset(frame.0, header.page_size),
+        lost_commits: 0,
+        detail: format!("the frame that holds page {page} is not what was written"),
+    })
+}
+
+/// Reads a frame; answers whether it verifies.
+fn read_intact(
+    shared: &Shared,
+    header: &WalHeader,
+    index: &FrameIndex,
+    frame: FrameNumber,
+    page: PageNumber,
+    buf: &mut [u8],
+) -> Result<bool> {
     let offset = frame_offset(frame.0, header.page_size);
     let mut head = [0; FRAME_HEADER_SIZE];
     let read = shared.wal.read_at(&mut head, offset)?;
@@ -142,7 +171,20 @@ pub(crate) fn read_verified(
     } else {
         read
     };
-    let found = FrameHeader::decode(&head);
+    let whole = read == head.len() + buf.len();
+    Ok(whole && verifies(header, index, frame, page, &head, buf))
+}
+
+/// Whether a frame is the one that was appended in its place, as far as the log's own checksum can tell.
+pub(super) fn verifies(
+    header: &WalHeader,
+    index: &FrameIndex,
+    frame: FrameNumber,
+    page: PageNumber,
+    head: &[u8; FRAME_HEADER_SIZE],
+    image: &[u8],
+) -> bool {
+    let found = FrameHeader::decode(head);
     let before = match frame.0 {
         1 => Some(header.checksum()),
         _ => index.checksum(FrameNumber(frame.0 - 1)).map(Checksum::from),
@@ -150,27 +192,15 @@ pub(crate) fn read_verified(
     let computed = before.map(|before| {
         before
             .extend(header.byte_order, &head[..8])
-            .extend(header.byte_order, buf)
+            .extend(header.byte_order, image)
             .pair()
     });
     let known = index.checksum(frame);
-    let intact = read == head.len() + buf.len()
-        && found.page == page.get()
+    found.page == page.get()
         && found.salts == header.salts
         && known.is_some()
         && computed == known
-        && Some(found.checksum.pair()) == known;
-    if intact {
-        return Ok(());
-    }
-    tracing::error!(target: "walmend::wal::read", %frame, %page, "a frame does not verify");
-    Err(Error::WalCorrupt {
-        path: shared.files.wal.clone(),
-        frame: frame.0,
-        offset,
-        lost_commits: 0,
-        detail: format!("the frame that holds page {page} is not what was written"),
-    })
+        && Some(found.checksum.pair()) == known
 }
 
 impl Drop for ReadMark {

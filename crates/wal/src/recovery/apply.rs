@@ -57,22 +57,8 @@ pub fn keep_aside(vfs: &dyn Vfs, wal: &dyn VfsFile, path: &Path) -> Result<Optio
     if len == 0 {
         return Ok(None);
     }
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let (aside, copy) = (0..100)
-        .map(|attempt| with_suffix(path, &format!("-damaged-{seconds}-{attempt}")))
-        .find_map(|aside| match vfs.open(&aside, OpenFlags::CREATE_NEW) {
-            Ok(copy) => Some(Ok((aside, copy))),
-            Err(_) if vfs.info(&aside).is_ok_and(|info| info.is_some()) => None,
-            Err(error) => Some(Err(error)),
-        })
-        .ok_or_else(|| {
-            Error::Invalid(format!(
-                "too many damaged logs are kept beside {}",
-                path.display()
-            ))
-        })??;
+    let aside = aside_name(vfs, path)?;
+    let copy = vfs.open(&aside, OpenFlags::CREATE_NEW)?;
     for_chunks(0, len, |offset, chunk| {
         wal.read_exact_at(chunk, offset)?;
         copy.write_at(chunk, offset)
@@ -80,6 +66,26 @@ pub fn keep_aside(vfs: &dyn Vfs, wal: &dyn VfsFile, path: &Path) -> Result<Optio
     copy.sync(SyncMode::Full)?;
     tracing::warn!(target: "walmend::wal::recovery", kept = %aside.display(), "damaged log kept aside");
     Ok(Some(aside))
+}
+
+/// A name beside `path` that nothing has yet: `<path>-damaged-<seconds since 1970>-<n>`.
+///
+/// # Errors
+/// [`Error::Invalid`] if there are too many of them, I/O errors.
+pub fn aside_name(vfs: &dyn Vfs, path: &Path) -> Result<PathBuf> {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    for attempt in 0..100 {
+        let aside = with_suffix(path, &format!("-damaged-{seconds}-{attempt}"));
+        if vfs.info(&aside)?.is_none() {
+            return Ok(aside);
+        }
+    }
+    Err(Error::Invalid(format!(
+        "too many damaged files are kept beside {}",
+        path.display()
+    )))
 }
 
 fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32, reach: u32) -> Result<()> {

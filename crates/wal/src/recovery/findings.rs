@@ -32,6 +32,8 @@ pub struct Findings {
     pub origin: Origin,
     /// The last frame that is known to be durable; 0 where nothing is known of this log.
     pub durable_frame: u32,
+    /// The last frame that is known to be durable from elsewhere.
+    protected: u32,
     /// The log holds other content at the durable frame than was acknowledged.
     pub other_history: bool,
     /// Damaged frames, ascending.
@@ -100,6 +102,7 @@ impl Findings {
             meta,
             origin,
             durable_frame: 0,
+            protected: 0,
             other_history: false,
             damage: Vec::new(),
             frames_behind: 0,
@@ -109,6 +112,18 @@ impl Findings {
         };
         findings.judge();
         Ok(findings)
+    }
+
+    /// Takes into account that the frames up to `frame` are known to be durable from elsewhere than the companion:
+    /// after a power loss its watermark can be older than they are. Of another program's log nothing is known.
+    #[must_use]
+    pub fn protected_upto(mut self, frame: u32) -> Self {
+        if frame > self.durable_frame && self.origin.is_known() {
+            self.protected = frame;
+            self.damage.clear();
+            self.judge();
+        }
+        self
     }
 
     fn judge(&mut self) {
@@ -125,6 +140,7 @@ impl Findings {
             let intact = mark.frame <= scan.valid_frames;
             self.other_history = mark.frame > 0 && intact && stored != Some(mark.checksum);
         }
+        self.durable_frame = self.durable_frame.max(self.protected);
         if self.origin == Origin::ResetPending {
             return;
         }

@@ -11,7 +11,7 @@ mod findings;
 mod plan;
 
 pub(crate) use apply::apply;
-pub use apply::keep_aside;
+pub use apply::{aside_name, keep_aside};
 pub use decide::{Behind, Decision, Facts, HeaderFact, OnDamage, Origin, Stake, Verdict, decide};
 pub use evidence::Whereabouts;
 pub use findings::{Damage, Findings};
