@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-/// Looks after SQLite write-ahead logs: inspects, verifies, protects, heals, recovers and checkpoints them.
+/// Looks after SQLite databases and their logs: verifies, protects, heals, recovers, checkpoints, backs up.
 ///
 /// DATABASE is the path of the main file; its log is DATABASE-wal. Works on any SQLite database in WAL mode,
 /// whether walmend or sqlite3 wrote it.

@@ -126,7 +126,7 @@ fn tell(log: &ProtectReport, pages: &DatabaseProtectReport, out: &Output) -> Str
     }
     line("their sidecar", bytes(pages.sidecar_bytes));
     if log.committed_frames > 0 {
-        line("frames as before", count(log.already_covered, "frame"));
+        line("frames kept", count(log.already_covered, "frame"));
         let groups = count(log.groups_added, "group");
         line(
             "frames added",
