@@ -37,7 +37,8 @@ fn rows(run: Run, writers: &[u64]) -> Vec<Value> {
             "{row}"
         );
         let syncs = number("syncs_per_commit");
-        assert!(syncs > 0.0 && syncs <= 1.0, "{row}");
+        // A batch may be counted a moment after its writers have gone on.
+        assert!(syncs > 0.0 && syncs < 1.1, "{row}");
         assert!((0.0..=1.0).contains(&number("least_over_most")), "{row}");
         let direct = row["raw_direct_commits_per_second"].as_f64().unwrap_or(0.0);
         let best = number("raw_buffered_commits_per_second").max(direct);
