@@ -2,7 +2,7 @@
 
 use crate::driver::Totals;
 use crate::svg::{Chart, Series};
-use crate::{Options, Subject, targets};
+use crate::{CALM, Measured, Options, Subject, targets};
 use nix::sys::statfs::statfs;
 use std::fmt::Write;
 use std::path::Path;
@@ -20,9 +20,9 @@ pub(crate) struct Cell {
     /// `None` where it cannot be measured on this file system.
     pub(crate) totals: Option<Totals>,
     /// Commits that one measured step stands for.
-    pub(crate) per_write: f64,
-    pub(crate) commits: u64,
-    pub(crate) syncs: u64,
+    per_step: f64,
+    commits: u64,
+    syncs: u64,
 }
 
 /// Everything that was measured.
@@ -32,13 +32,16 @@ pub(crate) struct Report {
     /// By system, then by number of writers.
     cells: Vec<Vec<Cell>>,
     conditions: String,
+    /// Measurements, and how many of them others disturbed all the same.
+    measured: usize,
+    disturbed: usize,
 }
 
 impl Cell {
     /// The median over the rounds, in commits per second.
     fn rate(&self) -> Option<f64> {
         let rate = self.totals.as_ref()?.rate().ok()?;
-        Some(rate * self.per_write)
+        Some(rate * self.per_step)
     }
 
     pub(crate) fn syncs_per_commit(&self) -> Option<f64> {
@@ -60,12 +63,26 @@ impl Report {
                 options.rounds,
                 options.seconds
             ),
+            measured: 0,
+            disturbed: 0,
         }
     }
 
-    /// The cell of a system and a number of writers, by their places.
-    pub(crate) fn cell(&mut self, name: usize, writers: usize) -> &mut Cell {
-        &mut self.cells[name][writers]
+    /// Adds what was measured to the cell of a system and a number of writers, given by their places.
+    pub(crate) fn add(&mut self, name: usize, writers: usize, measured: &Measured) -> Result<()> {
+        self.measured += 1;
+        self.disturbed += usize::from(measured.others > CALM);
+        let cell = &mut self.cells[name][writers];
+        let totals = match &mut cell.totals {
+            Some(totals) => totals,
+            none => none.insert(Totals::new(measured.tallies.len())?),
+        };
+        totals.add(&measured.tallies)?;
+        cell.per_step = measured.per_step;
+        let (commits, syncs) = measured.syncs.unwrap_or((0, 0));
+        cell.commits += commits;
+        cell.syncs += syncs;
+        Ok(())
     }
 
     /// The cell of a system and a number of writers, if it was measured.
@@ -98,7 +115,15 @@ impl Report {
     }
 
     fn markdown(&self, took: Duration) -> String {
-        let mut text = format!("{} The whole run took {} s.\n\n", self.conditions, took.as_secs());
+        let mut text = format!(
+            "{} During {} of {} measurements other programs used more than {:.0}% of the processors. The whole \
+             run took {} s.\n\n",
+            self.conditions,
+            self.disturbed,
+            self.measured,
+            CALM * 100.0,
+            took.as_secs()
+        );
         let heads: Vec<String> = self
             .writers
             .iter()
