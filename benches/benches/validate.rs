@@ -15,15 +15,15 @@ fn main() {
     group.throughput(Throughput::Elements(1));
     for history in [10_000, 10_000_000] {
         // Snapshots come and go: what they cannot conflict with is forgotten.
+        let mut bench = Bench::after(history, false);
         group.bench_function(BenchmarkId::new("pruned", history), |bencher| {
-            let mut bench = Bench::after(history, false);
             bencher.iter(|| bench.commit());
         });
     }
     for history in [10_000, 10_000_000] {
         // One old snapshot, and every page that was ever committed has to be remembered.
+        let mut bench = Bench::after(history, true);
         group.bench_function(BenchmarkId::new("old_snapshot", history), |bencher| {
-            let mut bench = Bench::after(history, true);
             bencher.iter(|| bench.commit());
         });
     }
