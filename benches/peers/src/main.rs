@@ -69,6 +69,7 @@ enum Subject {
     },
     Walmend {
         tasks: bool,
+        repair: bool,
     },
     Peer {
         open: fn(&Path, usize) -> Result<Box<dyn Engine>>,
@@ -77,8 +78,27 @@ enum Subject {
 
 fn subjects() -> Vec<(&'static str, Subject)> {
     let mut all = vec![
-        (report::WALMEND, Subject::Walmend { tasks: false }),
-        (report::TASKS, Subject::Walmend { tasks: true }),
+        (
+            report::WALMEND,
+            Subject::Walmend {
+                tasks: false,
+                repair: true,
+            },
+        ),
+        (
+            report::TASKS,
+            Subject::Walmend {
+                tasks: true,
+                repair: true,
+            },
+        ),
+        (
+            report::NO_REPAIR,
+            Subject::Walmend {
+                tasks: false,
+                repair: false,
+            },
+        ),
         (report::RAW_BUFFERED, Subject::Raw { direct: false }),
         (report::RAW_DIRECT, Subject::Raw { direct: true }),
     ];
@@ -199,9 +219,9 @@ fn run(subject: Subject, parent: &Path, writers: usize, length: Duration) -> Res
             let mut steps = [&mut step];
             Measured::of(|| on_threads(&mut steps, length), writers).map(Some)
         }
-        Subject::Walmend { tasks } => {
+        Subject::Walmend { tasks, repair } => {
             let page_size = PageSize::new(VALUE as u32)?;
-            let mut bench = Bench::create(&folder.join("a.db"), page_size, writers as u32, 1, tasks)?;
+            let mut bench = Bench::create(&folder.join("a.db"), page_size, writers as u32, 1, tasks, repair)?;
             // The log grows to its length before it counts, as it has in any store that runs for a while.
             bench.run(length)?;
             bench.reset_log()?;

@@ -11,6 +11,7 @@ use walmend_error::{Error, Result};
 
 pub(crate) const WALMEND: &str = "walmend";
 pub(crate) const TASKS: &str = "walmend, async tasks";
+pub(crate) const NO_REPAIR: &str = "walmend, no repair symbols";
 pub(crate) const RAW_BUFFERED: &str = "raw limit, buffered";
 pub(crate) const RAW_DIRECT: &str = "raw limit, direct";
 

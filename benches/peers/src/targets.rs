@@ -1,6 +1,6 @@
 //! What walmend is meant to reach, against what was measured.
 
-use crate::report::{Cell, RAW_BUFFERED, RAW_DIRECT, Report, TASKS, WALMEND};
+use crate::report::{Cell, NO_REPAIR, RAW_BUFFERED, RAW_DIRECT, Report, TASKS, WALMEND};
 use std::fmt::Write;
 
 /// One target.
@@ -95,6 +95,16 @@ fn targets(report: &Report) -> Vec<Target> {
             "T=64, least over most commits of any writer",
             most.and_then(fairness),
             0.8,
+        ),
+        least(
+            "T=1, with repair symbols over without",
+            against(NO_REPAIR, 1),
+            0.95,
+        ),
+        least(
+            "T=64, with repair symbols over without",
+            against(NO_REPAIR, 64),
+            0.85,
         ),
     ]
 }

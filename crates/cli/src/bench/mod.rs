@@ -113,6 +113,7 @@ impl Plan {
             writers,
             self.pages,
             self.tasks,
+            true,
         )?;
         // The first window lets the log grow to its length, and counts for nothing.
         bench.run(self.window)?;

@@ -28,15 +28,17 @@ struct Writer {
 }
 
 impl Bench {
-    /// Creates the database, with every page that will be written in it and an empty log.
+    /// Creates the database with every page that will be written. With `repair`, repair symbols are made of
+    /// what is committed.
     pub(super) fn create(
         path: &Path,
         page_size: PageSize,
         writers: u32,
         pages: u32,
         tasks: bool,
+        repair: bool,
     ) -> Result<Self> {
-        let (store, _) = Store::open(path, Options::new().page_size(page_size))?;
+        let (store, _) = Store::open(path, Options::new().page_size(page_size).repair(repair))?;
         let writer = |number| Writer {
             store: store.clone(),
             first: 1 + number * pages,
