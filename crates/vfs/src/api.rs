@@ -120,6 +120,17 @@ pub struct DeviceRead {
     pub source: ReadSource,
 }
 
+/// What a file system makes of writes that pass the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectWrites {
+    /// It has no such thing.
+    Unavailable,
+    /// They work, and do not make a small append and its sync faster.
+    Slower,
+    /// They work, and make a small append and its sync faster.
+    Faster,
+}
+
 /// A file system.
 pub trait Vfs: fmt::Debug + Send + Sync {
     /// Opens a file.
@@ -177,6 +188,12 @@ pub trait Vfs: fmt::Debug + Send + Sync {
     /// 64 random bits, for salts. Simulations answer from their seed.
     fn random(&self) -> u64;
 
+    /// What the file system makes of [`VfsFile::write_direct`] in the directory of `path`. May be measured there, in
+    /// a few milliseconds, without leaving anything behind; simulations never measure.
+    fn direct_writes(&self, _path: &Path) -> DirectWrites {
+        DirectWrites::Unavailable
+    }
+
     /// Who this machine and boot are, for the owner record; empty where that cannot be known.
     fn boot_id(&self) -> String {
         String::new()
@@ -208,6 +225,32 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::Full`], [`Error::Io`] with the offset.
     fn write_gathered(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()>;
+
+    /// Like [`write_gathered`](Self::write_gathered), for bytes behind which nothing counts: what stood behind them
+    /// may become zeros, up to the end of a block.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`] with the offset.
+    fn append_gathered(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
+        self.write_gathered(bufs, offset)
+    }
+
+    /// Writes whole blocks past the page cache; a sync makes them durable, as with any other write. Memory (see
+    /// [`AlignedBuf`](crate::AlignedBuf)), offset and length must be multiples of
+    /// [`DIRECT_BLOCK`](crate::DIRECT_BLOCK). Not to be mixed with other writes to the file that are not synced yet:
+    /// [`DirectFile`](crate::DirectFile) sees to that. After an error any part of it may be in the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where that is not possible, and as for any write.
+    fn write_direct(&self, _blocks: &[u8], offset: u64) -> Result<()> {
+        let unsupported = std::io::Error::from(std::io::ErrorKind::Unsupported);
+        Err(Error::io(
+            "write directly to",
+            self.path(),
+            Some(offset),
+            unsupported,
+        ))
+    }
 
     /// The length in bytes.
     ///

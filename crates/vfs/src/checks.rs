@@ -1,6 +1,6 @@
 //! What every file system here refuses in the same way, before anything is touched.
 
-use crate::{LockRange, OpenFlags};
+use crate::{DIRECT_BLOCK, LockRange, OpenFlags};
 use std::path::Path;
 use walmend_types::{Error, Result};
 
@@ -62,4 +62,11 @@ pub(crate) fn ordered(start: u64, end: u64) -> Result<()> {
         value: start,
         expected: format!("at most the end of the range, {end}"),
     })
+}
+
+/// Whether a direct write is of whole blocks, from aligned memory.
+pub(crate) fn aligned(blocks: &[u8], offset: u64) -> bool {
+    blocks.as_ptr().align_offset(DIRECT_BLOCK) == 0
+        && blocks.len().is_multiple_of(DIRECT_BLOCK)
+        && offset.is_multiple_of(DIRECT_BLOCK as u64)
 }

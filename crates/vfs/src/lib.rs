@@ -18,8 +18,10 @@
 //! # Ok::<(), walmend_vfs::Error>(())
 //! ```
 
+mod aligned;
 mod api;
 mod checks;
+mod direct;
 mod locks;
 mod memory;
 mod names;
@@ -27,7 +29,11 @@ mod names;
 pub mod sim;
 mod unix;
 
-pub use api::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, Vfs, VfsFile};
+pub use aligned::{AlignedBuf, DIRECT_BLOCK};
+pub use api::{
+    DeviceRead, DirectWrites, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, Vfs, VfsFile,
+};
+pub use direct::DirectFile;
 pub use memory::MemoryVfs;
 pub use unix::UnixVfs;
 pub use walmend_types::{Error, ErrorKind, Result, SyncMode};

@@ -212,6 +212,14 @@ impl Inode {
         buf.len()
     }
 
+    /// Drops what is cached of the range: from now on reads show what the device answers.
+    pub(super) fn drop_cache(&mut self, offset: u64, len: usize) {
+        let mut bytes = vec![0; len];
+        let read = self.read_device(&mut bytes, offset);
+        let start = offset as usize;
+        self.cache[start..start + read].copy_from_slice(&bytes[..read]);
+    }
+
     pub(super) fn flip_bit(&mut self, offset: u64, bit: u8) -> bool {
         let mask = 1 << (bit % 8);
         let at = offset as usize;

@@ -15,6 +15,9 @@ use walmend_types::{Error, Result, SyncMode};
 /// `EIO`, as the system reports a failing device.
 const EIO: i32 = 5;
 
+/// `EINVAL`, as the system refuses what is not aligned.
+const EINVAL: i32 = 22;
+
 pub(super) struct SimFile {
     pub(super) shared: Arc<Shared>,
     pub(super) epoch: u64,
@@ -135,6 +138,20 @@ impl VfsFile for SimFile {
             data.extend_from_slice(buf);
         }
         self.write(&data, offset)
+    }
+
+    fn write_direct(&self, blocks: &[u8], offset: u64) -> Result<()> {
+        checks::writable(&self.path, self.flags)?;
+        checks::end_of(offset, blocks.len() as u64)?;
+        if !checks::aligned(blocks, offset) {
+            let refused = io::Error::from_raw_os_error(EINVAL);
+            return Err(self.error("write directly to", Some(offset), refused));
+        }
+        let written = self.write(blocks, offset);
+        if let Ok(mut disk) = self.disk("write directly to") {
+            disk.inode(self.number).drop_cache(offset, blocks.len());
+        }
+        written
     }
 
     fn len(&self) -> Result<u64> {

@@ -33,6 +33,9 @@
 //! 11. **Removed files** live on in their open handles and are gone after a crash or a kill.
 //! 12. **Times.** Each change of a file gives it a later time than any file had; bit rot does not. After a crash a file
 //!     has the time of its last full sync, however much of its content is newer, unless everything was kept.
+//! 13. **Direct writes** ([`write_direct`](crate::VfsFile::write_direct)) refuse what is not aligned. They are pending
+//!     like any other write, sector by sector. The cache drops the blocks that they cover: reads then show what a
+//!     device read does. They are available and never said to be faster, so that nothing depends on a clock.
 //!
 //! Faults strike when they are armed, and once per arming; a crash and a kill disarm them all. Each that struck is
 //! in [`SimVfs::injected`].
@@ -90,7 +93,7 @@ pub use fault::{
 pub use history::{Cells, History, Violation};
 
 use crate::names::{Random, normal};
-use crate::{FileInfo, OpenFlags, Vfs, VfsFile, checks};
+use crate::{DirectWrites, FileInfo, OpenFlags, Vfs, VfsFile, checks};
 use disk::Disk;
 use file::SimFile;
 use std::fmt;
@@ -406,6 +409,10 @@ impl Vfs for SimVfs {
 
     fn random(&self) -> u64 {
         self.shared.random.next()
+    }
+
+    fn direct_writes(&self, _path: &Path) -> DirectWrites {
+        DirectWrites::Slower
     }
 
     /// Changes with every crash, and stays over a kill.

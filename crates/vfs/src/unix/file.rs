@@ -41,7 +41,7 @@ impl UnixFile {
             file,
             path: path.to_path_buf(),
             flags,
-            direct: Direct::default(),
+            direct: Direct::new(flags.write),
             syncing: Mutex::new(()),
             held: Mutex::new(LockTable::default()),
         }
@@ -120,6 +120,17 @@ impl VfsFile for UnixFile {
         let total = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         checks::end_of(offset, total as u64)?;
         self.write_all(&mut bufs.to_vec(), offset)
+    }
+
+    fn write_direct(&self, blocks: &[u8], offset: u64) -> Result<()> {
+        checks::writable(&self.path, self.flags)?;
+        checks::end_of(offset, blocks.len() as u64)?;
+        self.direct
+            .write(&self.file, blocks, offset)
+            .map_err(|refused| match refused {
+                Refused::Unsupported => self.error("write directly to", Some(offset), Errno::EOPNOTSUPP),
+                Refused::Failed(errno, at) => self.error("write", Some(at), errno),
+            })
     }
 
     fn len(&self) -> Result<u64> {

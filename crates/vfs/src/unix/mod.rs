@@ -2,10 +2,11 @@
 
 mod direct;
 mod file;
+mod probe;
 mod sys;
 
 use crate::names::Random;
-use crate::{FileInfo, OpenFlags, Vfs, VfsFile, checks};
+use crate::{DirectWrites, FileInfo, OpenFlags, Vfs, VfsFile, checks};
 use file::UnixFile;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
@@ -28,6 +29,7 @@ const NEW_FILE: Mode = Mode::from_bits_truncate(0o644);
 ///   created it may have been killed before its own sync.
 /// - A file that may be read but not written is [`Error::ReadOnly`] when opened for writing.
 /// - A sync is `fdatasync` or `fsync`, as [`SyncMode`](crate::SyncMode) says, never both.
+/// - Whether direct writes are faster is measured once per file system and process, with a nameless file.
 /// - Locks are those of `F_OFD_SETLK`. They exclude POSIX locks of the same and of other processes, hence
 ///   SQLite. Closing any descriptor of a file drops the *POSIX* locks that this process has on it, so an
 ///   SQLite connection of the same process loses its locks when a file opened here is dropped.
@@ -141,6 +143,10 @@ impl Vfs for UnixVfs {
                 })
                 .next()
         })
+    }
+
+    fn direct_writes(&self, path: &Path) -> DirectWrites {
+        probe::direct_writes(parent(path))
     }
 
     fn boot_id(&self) -> String {
