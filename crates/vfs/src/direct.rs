@@ -100,7 +100,12 @@ impl DirectFile {
                 }
             }
             bytes.take(&mut blocks[from..to]);
-            self.file.write_direct(blocks, start)?;
+            if let Err(error) = self.file.write_direct(blocks, start) {
+                if behind == Behind::Zeros {
+                    self.cut_partial_block(offset);
+                }
+                return Err(error);
+            }
             last = Some((stop - DIRECT_BLOCK as u64, len - DIRECT_BLOCK));
             position = end.min(stop);
         }
@@ -111,6 +116,23 @@ impl DirectFile {
             *kept = known;
         }
         Ok(())
+    }
+}
+
+impl DirectFile {
+    /// After a failed append the file can end within a block. To make such an append harmless its first bytes are
+    /// overwritten, which takes whole blocks: on a full disk there may be no room for the rest of the last one.
+    fn cut_partial_block(&self, appended_at: u64) {
+        let cut = self.file.len().and_then(|len| {
+            let whole = block_of(len);
+            if whole < len && whole >= appended_at {
+                self.file.truncate(whole)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = cut {
+            tracing::warn!(target: "walmend::vfs::direct", %error, "a failed append left part of a block");
+        }
     }
 }
 

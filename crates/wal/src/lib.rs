@@ -77,8 +77,8 @@ pub use format::{
 };
 pub use index::FrameIndex;
 pub use log::{
-    FrameRun, Log, LogConfig, LogMark, LogStatus, LogSync, LogWriter, PageSource, PublishObserver, Published,
-    ReadMark,
+    FrameRun, Log, LogConfig, LogIo, LogMark, LogStatus, LogSync, LogWriter, PageSource, PublishObserver,
+    Published, ReadMark,
 };
 pub use protection::FrameProtection;
 pub use recovery::{

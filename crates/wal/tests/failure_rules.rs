@@ -12,13 +12,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use walmend_sync::thread;
-use walmend_types::{Error, PageImage, Result, SyncMode, WalBatchSync, WalBatchWriter};
+use walmend_types::{Error, PageImage, PageSize, Result, SyncMode, WalBatchSync, WalBatchWriter};
+use walmend_vfs::DIRECT_BLOCK;
 use walmend_vfs::sim::{CrashKeep, Nth, SimOpKind, SimVfs};
-use walmend_wal::CheckpointMode;
+use walmend_wal::{CheckpointMode, LogIo};
 
-fn settings() -> [Setup; 2] {
+fn settings() -> [Setup; 4] {
     [
         Setup::small(),
+        Setup::direct(),
+        Setup {
+            watermark_interval: Duration::ZERO,
+            preallocate: 0,
+            ..Setup::direct()
+        },
         Setup {
             watermark_interval: Duration::ZERO,
             preallocate: 0,
@@ -211,160 +218,178 @@ fn a_disk_that_is_full_at_any_byte_of_an_append_commits_nothing_and_goes_on_when
 
 #[test]
 fn of_three_transactions_in_a_failed_append_an_identical_retry_of_the_first_brings_back_only_that() {
-    // The write of the frames lands in whole or in part; or it is well, and filling up ahead of it fails.
-    for (nth, landed) in [(1, u64::MAX), (1, 2600), (1, 1500), (2, 0), (2, 100)] {
-        let setup = Setup::small();
-        let vfs = fresh(2);
-        let (mut rig, mut model) = with_one_commit(&vfs, &setup);
-        vfs.fail_write_at(Nth::call(nth).of("-wal"), landed, ErrorKind::Other);
-        let answers = rig.commit(&three());
-        assert!(answers.iter().all(Answer::not_committed), "{answers:?}");
-        assert_eq!(rig.content(), model.sure);
-        let again = rig.commit(&three()[..1]);
-        model.note(&three()[..1], &again);
-        assert_eq!(rig.content(), model.sure);
-        losses(&vfs, &model, &setup, &"retried");
-        drop(rig);
-        let mut rig = Rig::open(&vfs, &setup).unwrap();
-        assert_eq!(model.settle(&rig, &"reopened"), 0);
-        rig.must_commit(write(50, [2]));
+    let direct = Setup {
+        // So that the batch ends behind the first block, and there is something to fill up.
+        page_size: PageSize::new(1024).unwrap(),
+        ..Setup::direct()
+    };
+    for setup in [Setup::small(), direct] {
+        // The write of the frames lands in whole or in part; or it is well, and filling up ahead of it fails.
+        for (nth, landed) in [(1, u64::MAX), (1, 2600), (1, 1500), (2, 0), (2, 100)] {
+            let setup = setup.clone();
+            let vfs = fresh(2);
+            let (mut rig, mut model) = with_one_commit(&vfs, &setup);
+            vfs.fail_write_at(Nth::call(nth).of("-wal"), landed, ErrorKind::Other);
+            let answers = rig.commit(&three());
+            assert!(answers.iter().all(Answer::not_committed), "{answers:?}");
+            assert_eq!(rig.content(), model.sure);
+            let again = rig.commit(&three()[..1]);
+            model.note(&three()[..1], &again);
+            assert_eq!(rig.content(), model.sure);
+            losses(&vfs, &model, &setup, &"retried");
+            drop(rig);
+            let mut rig = Rig::open(&vfs, &setup).unwrap();
+            assert_eq!(model.settle(&rig, &"reopened"), 0);
+            rig.must_commit(write(50, [2]));
+        }
     }
 }
 
 #[test]
 fn frames_that_a_failed_sync_left_in_the_cache_alone_are_made_durable_before_they_are_published() {
-    for keep in std::iter::once(CrashKeep::None).chain(seeds(30).map(CrashKeep::Random)) {
-        let setup = Setup::small();
-        let vfs = fresh(2);
-        let (mut rig, mut model) = with_one_commit(&vfs, &setup);
-        vfs.fail_sync_at(Nth::call(1).of("-wal"), keep);
-        let answers = rig.commit(&three());
-        assert!(answers.iter().all(Answer::unknown), "{answers:?}");
-        model.note(&three(), &answers);
-        let vfs = vfs.kill();
-        let rig = Rig::open(&vfs, &setup).unwrap();
-        // The cache had them whole.
-        assert_eq!(model.settle(&rig, &"killed"), 3);
-        let (cached, durable) = (vfs.dump(Path::new(WAL)), vfs.dump_durable(Path::new(WAL)));
-        assert!(cached == durable, "what is published is on the disk");
-        check(&vfs.crash(CrashKeep::None), model, &setup, &"power lost");
+    for setup in [Setup::small(), Setup::direct()] {
+        for keep in std::iter::once(CrashKeep::None).chain(seeds(30).map(CrashKeep::Random)) {
+            let setup = setup.clone();
+            let vfs = fresh(2);
+            let (mut rig, mut model) = with_one_commit(&vfs, &setup);
+            vfs.fail_sync_at(Nth::call(1).of("-wal"), keep);
+            let answers = rig.commit(&three());
+            assert!(answers.iter().all(Answer::unknown), "{answers:?}");
+            model.note(&three(), &answers);
+            let vfs = vfs.kill();
+            let rig = Rig::open(&vfs, &setup).unwrap();
+            // The cache had them whole.
+            assert_eq!(model.settle(&rig, &"killed"), 3);
+            let (cached, durable) = (vfs.dump(Path::new(WAL)), vfs.dump_durable(Path::new(WAL)));
+            assert!(cached == durable, "what is published is on the disk");
+            check(&vfs.crash(CrashKeep::None), model, &setup, &"power lost");
+        }
     }
 }
 
 #[test]
 fn frames_whose_removal_never_reached_the_disk_do_not_come_back_after_they_were_found_absent() {
-    // The append reaches the disk; zeroing its frames reaches the cache alone.
-    for seed in seeds(60) {
-        let setup = Setup::small();
-        let vfs = fresh(2);
-        let (mut rig, mut model) = with_one_commit(&vfs, &setup);
-        vfs.fail_write_at(Nth::call(1).of("-wal"), u64::MAX, ErrorKind::Other);
-        let keep = if seed == 0 {
-            // The frames of the append touch this many sectors; all of them, and nothing of the zeros.
-            let frames = three().iter().map(|spec| spec.pages.len()).sum::<usize>();
-            CrashKeep::Subset(vec![true; frames * 536 / 512 + 1])
-        } else {
-            CrashKeep::Random(seed)
-        };
-        vfs.fail_sync_at(Nth::call(1).of("-wal"), keep);
-        let answers = rig.commit(&three());
-        assert!(answers.iter().all(Answer::unknown), "{answers:?}");
-        model.note(&three(), &answers);
-        let vfs = vfs.kill();
-        let mut rig = Rig::open(&vfs, &setup).unwrap();
-        assert_eq!(model.settle(&rig, &seed), 0);
-        check(
-            &vfs.fork().crash(CrashKeep::None),
-            model.clone(),
-            &setup,
-            &(seed, "found absent"),
-        );
-        // Nor behind an identical retry of the first.
-        let again = rig.commit(&three()[..1]);
-        model.note(&three()[..1], &again);
-        check(&vfs.crash(CrashKeep::None), model, &setup, &(seed, "retried"));
+    for setup in [Setup::small(), Setup::direct()] {
+        // The append reaches the disk; zeroing its frames reaches the cache alone.
+        for seed in seeds(60) {
+            let setup = setup.clone();
+            let vfs = fresh(2);
+            let (mut rig, mut model) = with_one_commit(&vfs, &setup);
+            vfs.fail_write_at(Nth::call(1).of("-wal"), u64::MAX, ErrorKind::Other);
+            let keep = if seed == 0 {
+                // The frames of the append touch this many sectors; all of them, and nothing of the zeros.
+                let frames = three().iter().map(|spec| spec.pages.len()).sum::<usize>();
+                let sectors = match setup.log_io {
+                    LogIo::Direct => DIRECT_BLOCK / 512,
+                    _ => frames * 536 / 512 + 1,
+                };
+                CrashKeep::Subset(vec![true; sectors])
+            } else {
+                CrashKeep::Random(seed)
+            };
+            vfs.fail_sync_at(Nth::call(1).of("-wal"), keep);
+            let answers = rig.commit(&three());
+            assert!(answers.iter().all(Answer::unknown), "{answers:?}");
+            model.note(&three(), &answers);
+            let vfs = vfs.kill();
+            let mut rig = Rig::open(&vfs, &setup).unwrap();
+            assert_eq!(model.settle(&rig, &seed), 0);
+            check(
+                &vfs.fork().crash(CrashKeep::None),
+                model.clone(),
+                &setup,
+                &(seed, "found absent"),
+            );
+            // Nor behind an identical retry of the first.
+            let again = rig.commit(&three()[..1]);
+            model.note(&three()[..1], &again);
+            check(&vfs.crash(CrashKeep::None), model, &setup, &(seed, "retried"));
+        }
     }
 }
 
 #[test]
 fn an_append_that_was_refused_before_it_began_does_not_undo_the_one_before_it() {
-    let setup = Setup::small();
-    let vfs = fresh(2);
-    let (mut rig, model) = with_one_commit(&vfs, &setup);
-    let requests = rig.requests(&three()[..1]);
-    let entries = [walmend_types::BatchEntry {
-        request: &requests[0],
-        commit_seq: walmend_types::CommitSeq(2),
-    }];
-    // As when the sync of a checkpoint fails just after the group commit has looked at the latch.
-    rig.poison().set(Error::Internal("elsewhere".into()));
-    assert!(rig.writer.append_batch(&entries).is_err());
-    let _ = WalBatchWriter::<Vec<PageImage>>::discard_append(&mut rig.writer);
-    assert_eq!(rig.content(), model.sure);
-    losses(&vfs, &model, &setup, &"refused");
+    for setup in [Setup::small(), Setup::direct()] {
+        let vfs = fresh(2);
+        let (mut rig, model) = with_one_commit(&vfs, &setup);
+        let requests = rig.requests(&three()[..1]);
+        let entries = [walmend_types::BatchEntry {
+            request: &requests[0],
+            commit_seq: walmend_types::CommitSeq(2),
+        }];
+        // As when the sync of a checkpoint fails just after the group commit has looked at the latch.
+        rig.poison().set(Error::Internal("elsewhere".into()));
+        assert!(rig.writer.append_batch(&entries).is_err());
+        let _ = WalBatchWriter::<Vec<PageImage>>::discard_append(&mut rig.writer);
+        assert_eq!(rig.content(), model.sure);
+        losses(&vfs, &model, &setup, &"refused");
+    }
 }
 
 #[test]
 fn a_panic_in_the_append_leaves_nothing_behind_that_could_come_back() {
-    let setup = Setup::small();
-    let sim = fresh(2);
-    let (rig, mut model) = with_one_commit(&sim, &setup);
-    drop(rig);
-    let vfs = DoubleVfs::new(&sim);
-    let mut rig = Rig::open_on(Arc::new(vfs.clone()), &setup).unwrap();
-    vfs.arm(Fault::PanicAfterWrite { suffix: "-wal" });
-    let requests = rig.requests(&three());
-    let entries: Vec<_> = requests
-        .iter()
-        .zip(2..)
-        .map(|(request, seq)| walmend_types::BatchEntry {
-            request,
-            commit_seq: walmend_types::CommitSeq(seq),
-        })
-        .collect();
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        rig.writer.append_batch(&entries).map(drop)
-    }));
-    assert!(panicked.is_err());
-    // A checkpoint in between is turned away, and does not wait for ever.
-    assert!(rig.checkpoint(CheckpointMode::Full).is_err());
-    WalBatchWriter::<Vec<PageImage>>::discard_append(&mut rig.writer).unwrap();
-    rig.checkpoint(CheckpointMode::Full).unwrap();
-    losses(&sim, &model, &setup, &"panicked");
-    let again = rig.commit(&three()[..1]);
-    model.note(&three()[..1], &again);
-    losses(&sim, &model, &setup, &"retried");
+    for setup in [Setup::small(), Setup::direct()] {
+        let sim = fresh(2);
+        let (rig, mut model) = with_one_commit(&sim, &setup);
+        drop(rig);
+        let vfs = DoubleVfs::new(&sim);
+        let mut rig = Rig::open_on(Arc::new(vfs.clone()), &setup).unwrap();
+        vfs.arm(Fault::PanicAfterWrite { suffix: "-wal" });
+        let requests = rig.requests(&three());
+        let entries: Vec<_> = requests
+            .iter()
+            .zip(2..)
+            .map(|(request, seq)| walmend_types::BatchEntry {
+                request,
+                commit_seq: walmend_types::CommitSeq(seq),
+            })
+            .collect();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            rig.writer.append_batch(&entries).map(drop)
+        }));
+        assert!(panicked.is_err());
+        // A checkpoint in between is turned away, and does not wait for ever.
+        assert!(rig.checkpoint(CheckpointMode::Full).is_err());
+        WalBatchWriter::<Vec<PageImage>>::discard_append(&mut rig.writer).unwrap();
+        rig.checkpoint(CheckpointMode::Full).unwrap();
+        losses(&sim, &model, &setup, &"panicked");
+        let again = rig.commit(&three()[..1]);
+        model.note(&three()[..1], &again);
+        losses(&sim, &model, &setup, &"retried");
+    }
 }
 
 #[test]
 fn a_failed_sync_is_latched_before_the_next_sync_of_the_log_begins() {
-    // The kernel tells one caller of the failure. If that is a checkpoint, and a batch is synced right behind
-    // it, the success of that sync proves nothing.
-    let setup = Setup::small();
-    let sim = fresh(2);
-    let vfs = DoubleVfs::new(&sim);
-    let mut rig = Rig::open_on(Arc::new(vfs.clone()), &setup).unwrap();
-    rig.must_commit(write(1, [1]));
-    let requests = rig.requests(&three()[..1]);
-    let entries = [walmend_types::BatchEntry {
-        request: &requests[0],
-        commit_seq: walmend_types::CommitSeq(2),
-    }];
-    let append = rig.writer.append_batch(&entries).unwrap();
-    vfs.arm(Fault::SlowFailingSync { suffix: "-wal" });
-    let synced = thread::scope(|scope| -> Result<()> {
-        let log = &rig.log;
-        let checkpoint =
-            scope.spawn(move || log.checkpoint(CheckpointMode::Passive, Duration::ZERO).map(drop));
-        vfs.wait_for_failed_sync();
-        let synced = rig.sync.sync(&append.mark);
-        assert!(checkpoint.join().unwrap().is_err());
-        synced
-    });
-    assert!(
-        synced.is_err(),
-        "the frames may be gone, and the batch was called durable"
-    );
+    for setup in [Setup::small(), Setup::direct()] {
+        // The kernel tells one caller of the failure. If that is a checkpoint, and a batch is synced right behind
+        // it, the success of that sync proves nothing.
+        let sim = fresh(2);
+        let vfs = DoubleVfs::new(&sim);
+        let mut rig = Rig::open_on(Arc::new(vfs.clone()), &setup).unwrap();
+        rig.must_commit(write(1, [1]));
+        let requests = rig.requests(&three()[..1]);
+        let entries = [walmend_types::BatchEntry {
+            request: &requests[0],
+            commit_seq: walmend_types::CommitSeq(2),
+        }];
+        let append = rig.writer.append_batch(&entries).unwrap();
+        vfs.arm(Fault::SlowFailingSync { suffix: "-wal" });
+        let synced = thread::scope(|scope| -> Result<()> {
+            let log = &rig.log;
+            let checkpoint =
+                scope.spawn(move || log.checkpoint(CheckpointMode::Passive, Duration::ZERO).map(drop));
+            vfs.wait_for_failed_sync();
+            let synced = rig.sync.sync(&append.mark);
+            assert!(checkpoint.join().unwrap().is_err());
+            synced
+        });
+        assert!(
+            synced.is_err(),
+            "the frames may be gone, and the batch was called durable"
+        );
+    }
 }
 
 #[test]
@@ -409,41 +434,45 @@ fn after_a_failed_sync_of_the_database_the_next_checkpoint_writes_everything_aga
 
 #[test]
 fn a_header_write_that_fails_does_not_leave_commits_behind_a_record_of_another_generation() {
-    for landed in [0, 10, 31, 32] {
-        let setup = Setup::small();
-        let vfs = fresh(4);
-        let (mut rig, mut model) = with_one_commit(&vfs, &setup);
-        vfs.fail_write_at(Nth::call(1).of("-wal"), landed, ErrorKind::Other);
-        rig.checkpoint(CheckpointMode::Restart).unwrap_err();
-        assert_eq!(rig.content(), model.sure);
-        losses(&vfs, &model, &setup, &(landed, "header"));
-        let batch = [write(2, [2]), write(3, [3])];
-        let answers = rig.commit(&batch);
-        assert!(answers.iter().all(Answer::committed), "{answers:?}");
-        model.note(&batch, &answers);
-        losses(&vfs, &model, &setup, &(landed, "commits behind it"));
+    for setup in [Setup::small(), Setup::direct()] {
+        for landed in [0, 10, 31, 32] {
+            let setup = setup.clone();
+            let vfs = fresh(4);
+            let (mut rig, mut model) = with_one_commit(&vfs, &setup);
+            vfs.fail_write_at(Nth::call(1).of("-wal"), landed, ErrorKind::Other);
+            rig.checkpoint(CheckpointMode::Restart).unwrap_err();
+            assert_eq!(rig.content(), model.sure);
+            losses(&vfs, &model, &setup, &(landed, "header"));
+            let batch = [write(2, [2]), write(3, [3])];
+            let answers = rig.commit(&batch);
+            assert!(answers.iter().all(Answer::committed), "{answers:?}");
+            model.note(&batch, &answers);
+            losses(&vfs, &model, &setup, &(landed, "commits behind it"));
+        }
     }
 }
 
 #[test]
 fn a_torn_header_over_the_leftovers_of_several_generations_is_no_damage() {
-    for landed in [10, 31] {
-        let setup = Setup::small();
-        let vfs = fresh(4);
-        let (mut rig, mut model) = with_one_commit(&vfs, &setup);
-        for (rounds, version) in [(12, 10), (1, 50)] {
-            for version in version..version + rounds {
-                let batch = [write(version, [1 + version % 3])];
-                let answers = rig.commit(&batch);
-                model.note(&batch, &answers);
+    for setup in [Setup::small(), Setup::direct()] {
+        for landed in [10, 31] {
+            let setup = setup.clone();
+            let vfs = fresh(4);
+            let (mut rig, mut model) = with_one_commit(&vfs, &setup);
+            for (rounds, version) in [(12, 10), (1, 50)] {
+                for version in version..version + rounds {
+                    let batch = [write(version, [1 + version % 3])];
+                    let answers = rig.commit(&batch);
+                    model.note(&batch, &answers);
+                }
+                if rounds > 1 {
+                    rig.checkpoint(CheckpointMode::Restart).unwrap();
+                }
             }
-            if rounds > 1 {
-                rig.checkpoint(CheckpointMode::Restart).unwrap();
-            }
+            vfs.fail_write_at(Nth::call(1).of("-wal"), landed, ErrorKind::Other);
+            rig.checkpoint(CheckpointMode::Restart).unwrap_err();
+            losses(&vfs, &model, &setup, &landed);
         }
-        vfs.fail_write_at(Nth::call(1).of("-wal"), landed, ErrorKind::Other);
-        rig.checkpoint(CheckpointMode::Restart).unwrap_err();
-        losses(&vfs, &model, &setup, &landed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The append half: one batch, one gathered write.
 
 use super::sync::{LogMark, LogSync, PublishObserver};
-use super::{LastAppend, Shared, Tail};
+use super::{LastAppend, LogIo, Shared, Tail};
 use crate::checksum::{ByteOrder, Checksum, Transition};
 use crate::companion::TAIL_PAGES;
 use crate::format::{FRAME_HEADER_SIZE, FrameHeader, WalHeader, frame_offset};
@@ -12,6 +12,7 @@ use walmend_types::{
     Append, AppendFailure, BatchEntry, Error, OutcomeToken, PageImage, PageNumber, PagePayload, Result,
     SyncMode, WalBatchWriter,
 };
+use walmend_vfs::DIRECT_BLOCK;
 
 /// The append half of a log.
 #[derive(Debug)]
@@ -161,7 +162,8 @@ impl LogWriter {
             .zip(&encoded.pages)
             .flat_map(|(header, page)| [IoSlice::new(header), IoSlice::new(page.data())])
             .collect();
-        self.shared.wal.write_gathered(&slices, offset)?;
+        // Behind the tail stands nothing that counts: zeros, or frames of earlier generations.
+        self.shared.wal.append_gathered(&slices, offset)?;
         let end = offset + slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
         if end > tail.allocated {
             tail.allocated = end;
@@ -183,7 +185,11 @@ impl LogWriter {
             // needs what is left: give the zeros back, and try no more in this generation.
             Err(Error::Full { .. }) => {
                 tail.fill_ahead = false;
-                self.shared.wal.truncate(end)?;
+                let keep = match self.shared.log_io {
+                    LogIo::Direct => end.next_multiple_of(DIRECT_BLOCK as u64),
+                    _ => end,
+                };
+                self.shared.wal.truncate(keep)?;
             }
             Err(error) => return Err(error),
         }

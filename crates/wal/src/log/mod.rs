@@ -34,12 +34,47 @@ use crate::index::FrameIndex;
 use crate::protection::FrameProtection;
 use crate::recovery::OnDamage;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use walmend_sync::atomic::AtomicBool;
 use walmend_sync::{Condvar, Mutex};
 use walmend_types::{CommitSeq, OutcomeToken, PageSize, Poison, Result, Salts, SyncMode};
-use walmend_vfs::{Vfs, VfsFile};
+use walmend_vfs::{DirectWrites, Vfs, VfsFile};
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogIo {
+    /// Past the page cache where that was measured to be faster, through it otherwise.
+    #[default]
+    Auto,
+    /// Past the page cache where the file system can do that, through it otherwise. What was written is then not in
+    /// the cache, so that the first read of a page from the log goes to the device.
+    Direct,
+    /// Through the page cache. To be chosen where another process writes the same log.
+    Buffered,
+}
+
+impl LogIo {
+    /// What it comes down to for a log at this path: `Direct` or `Buffered`.
+    fn settle(self, vfs: &dyn Vfs, path: &Path) -> Self {
+        let direct = match self {
+            Self::Buffered => false,
+            Self::Direct => vfs.direct_writes(path) != DirectWrites::Unavailable,
+            Self::Auto => vfs.direct_writes(path) == DirectWrites::Faster,
+        };
+        if direct { Self::Direct } else { Self::Buffered }
+    }
+
+    /// `auto`, `direct` or `buffered`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Buffered => "buffered",
+        }
+    }
+}
 
 /// Everything that opening a log needs to know.
 #[derive(Debug, Clone)]
@@ -61,6 +96,8 @@ pub struct LogConfig {
     pub synced_every_commit: bool,
     /// How far ahead of the tail the file is filled with zeros, in bytes; 0 for not at all. Default: 1 MiB.
     pub preallocate: u64,
+    /// How the log is written. Default: as measured.
+    pub log_io: LogIo,
     /// How long the durable watermark may stay unsynced while commits come in. Default: 100 ms.
     pub watermark_interval: Duration,
     /// The latch that a failed sync sets. Default: one of its own.
@@ -89,6 +126,7 @@ impl LogConfig {
             on_damage: OnDamage::default(),
             synced_every_commit: false,
             preallocate: 1 << 20,
+            log_io: LogIo::Auto,
             watermark_interval: Duration::from_millis(100),
             poison: Poison::new(),
             protection: None,
@@ -123,6 +161,8 @@ pub struct LogStatus {
     pub readers: usize,
     /// Frames that did not verify when they were read, and have been rebuilt, since opening.
     pub mended_frames: u64,
+    /// How the log is written: `Direct` or `Buffered`.
+    pub log_io: LogIo,
 }
 
 #[derive(Debug)]
@@ -130,6 +170,8 @@ pub(crate) struct Shared {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) files: FileSet,
     pub(crate) wal: Arc<dyn VfsFile>,
+    /// `Direct` or `Buffered`.
+    pub(crate) log_io: LogIo,
     pub(crate) db: Arc<dyn VfsFile>,
     pub(crate) page_size: PageSize,
     pub(crate) kind: PageKind,
@@ -230,6 +272,7 @@ impl Log {
             commit_seq: visible.commit_seq,
             db_pages: visible.db_pages,
             readers: visible.readers.values().map(|(_, count)| count).sum(),
+            log_io: self.shared.log_io,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Opening a log: recover, then put the companion in order, then admit readers and writers.
 
 use super::reset::{LARGEST_BATCH, SEQ_BLOCK};
-use super::{Log, LogConfig, Meta, Shared, Tail, Visible};
+use super::{Log, LogConfig, LogIo, Meta, Shared, Tail, Visible};
 use crate::checksum::Checksum;
 use crate::companion::{Companion, Generation, Owner, TAIL_PAGES, Watermark};
 use crate::digest::PageDigest;
@@ -16,7 +16,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use walmend_sync::atomic::AtomicBool;
 use walmend_sync::{Condvar, Mutex};
 use walmend_types::{CommitSeq, Error, FrameNumber, PageNumber, Result, Salts};
-use walmend_vfs::{OpenFlags, Vfs, VfsFile};
+use walmend_vfs::{DirectFile, OpenFlags, Vfs, VfsFile};
 
 impl Log {
     /// Recovers the log of a database and opens it, creating what is missing. The caller holds the exclusive
@@ -48,7 +48,12 @@ impl Log {
             protection.set_aside()?;
         }
 
-        let wal = vfs.open(&config.files.wal, OpenFlags::CREATE)?;
+        let mut wal = vfs.open(&config.files.wal, OpenFlags::CREATE)?;
+        let log_io = config.log_io.settle(&*vfs, &config.files.wal);
+        if log_io == LogIo::Direct {
+            // From the first write on, recovery's included: mixing the two ways can lose writes.
+            wal = Arc::new(DirectFile::new(wal));
+        }
         let report = apply(&*vfs, &*wal, &plan)?;
         let mut companion = Companion::open(&*vfs, &config.files.meta)?;
         let started = record(&config, &plan, &*wal, &mut companion)?;
@@ -112,6 +117,7 @@ impl Log {
             vfs,
             files: config.files,
             wal,
+            log_io,
             db: config.db,
             page_size: config.page_size,
             kind: config.kind,

@@ -1,6 +1,7 @@
 //! A file system that passes everything on to a simulated one, except for what the simulation does not do.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,10 @@ use std::time::Duration;
 use walmend_sync::{Condvar, Mutex, thread};
 use walmend_types::{Error, Result, SyncMode};
 use walmend_vfs::sim::SimVfs;
-use walmend_vfs::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, Vfs, VfsFile};
+use walmend_vfs::{
+    AlignedBuf, DIRECT_BLOCK, DeviceRead, DirectWrites, FileInfo, LockHolder, LockKind, LockRange, OpenFlags,
+    Vfs, VfsFile,
+};
 
 /// What goes wrong next, once, in files whose path ends so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +25,16 @@ pub(crate) enum Fault {
     LostWrite { suffix: &'static str },
     /// A bit flips right behind a sync.
     FlipAfterSync { suffix: &'static str, at: u64 },
+    /// Whoever writes whole blocks rewrites the first one as it was two writes ago, not as the last write left it.
+    StaleTail { suffix: &'static str },
 }
 
 #[derive(Debug, Default)]
 struct State {
     fault: Mutex<Option<Fault>>,
     failed_syncs: Mutex<u32>,
+    /// Each block that was written directly, before its last write.
+    older: Mutex<BTreeMap<u64, Vec<u8>>>,
     failed: Condvar,
 }
 
@@ -76,6 +84,16 @@ impl DoubleFile {
     }
 }
 
+impl DoubleFile {
+    fn panic_if_told(&self) {
+        let panics = self.strikes(|fault| match fault {
+            Fault::PanicAfterWrite { suffix } => Some(suffix),
+            _ => None,
+        });
+        assert!(!panics, "simulated: a bug in the writer");
+    }
+}
+
 impl Vfs for DoubleVfs {
     fn open(&self, path: &Path, flags: OpenFlags) -> Result<Arc<dyn VfsFile>> {
         Ok(Arc::new(DoubleFile {
@@ -104,6 +122,10 @@ impl Vfs for DoubleVfs {
     fn random(&self) -> u64 {
         self.inner.random()
     }
+
+    fn direct_writes(&self, path: &Path) -> DirectWrites {
+        self.inner.direct_writes(path)
+    }
 }
 
 impl VfsFile for DoubleFile {
@@ -124,11 +146,35 @@ impl VfsFile for DoubleFile {
             return Ok(());
         }
         self.inner.write_gathered(bufs, offset)?;
-        let panics = self.strikes(|fault| match fault {
-            Fault::PanicAfterWrite { suffix } => Some(suffix),
+        self.panic_if_told();
+        Ok(())
+    }
+
+    fn write_direct(&self, blocks: &[u8], offset: u64) -> Result<()> {
+        let mut written = AlignedBuf::zeroed(blocks.len());
+        written.copy_from_slice(blocks);
+        let mut last = vec![0; blocks.len()];
+        self.read_at(&mut last, offset)?;
+        let stale = self.strikes(|fault| match fault {
+            Fault::StaleTail { suffix } => Some(suffix),
             _ => None,
         });
-        assert!(!panics, "simulated: a bug in the writer");
+        let mut older = self.state.older.lock();
+        if let Some(older) = older.get(&offset).filter(|_| stale) {
+            // What this write does not change is what the last one left: that is missed.
+            for (place, byte) in older.iter().enumerate() {
+                if written[place] == last[place] {
+                    written[place] = *byte;
+                }
+            }
+        }
+        let starts = (offset..).step_by(DIRECT_BLOCK);
+        for (start, block) in starts.zip(last.chunks(DIRECT_BLOCK)) {
+            older.insert(start, block.to_vec());
+        }
+        drop(older);
+        self.inner.write_direct(&written, offset)?;
+        self.panic_if_told();
         Ok(())
     }
 

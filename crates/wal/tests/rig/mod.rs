@@ -13,8 +13,8 @@ use walmend_types::{
 use walmend_vfs::sim::{CrashKeep, SimVfs};
 use walmend_vfs::{OpenFlags, Vfs};
 use walmend_wal::{
-    ByteOrder, CheckpointMode, Checksum, FileSet, Log, LogConfig, LogSync, LogWriter, OnDamage, PageKind,
-    RecoveryFence, RecoveryReport,
+    ByteOrder, CheckpointMode, Checksum, FileSet, Log, LogConfig, LogIo, LogSync, LogWriter, OnDamage,
+    PageKind, RecoveryFence, RecoveryReport,
 };
 
 pub(crate) const DB: &str = "/a.db";
@@ -167,6 +167,7 @@ pub(crate) struct Setup {
     pub(crate) preallocate: u64,
     pub(crate) watermark_interval: Duration,
     pub(crate) on_damage: OnDamage,
+    pub(crate) log_io: LogIo,
 }
 
 impl Setup {
@@ -177,6 +178,15 @@ impl Setup {
             preallocate: 2048,
             watermark_interval: Duration::from_secs(3600),
             on_damage: OnDamage::Refuse,
+            log_io: LogIo::Buffered,
+        }
+    }
+
+    /// The same, past the page cache: several frames share a block.
+    pub(crate) fn direct() -> Self {
+        Self {
+            log_io: LogIo::Direct,
+            ..Self::small()
         }
     }
 }
@@ -215,9 +225,11 @@ impl Rig {
         config.preallocate = setup.preallocate;
         config.watermark_interval = setup.watermark_interval;
         config.on_damage = setup.on_damage;
+        config.log_io = setup.log_io;
         // All tests of the process use one path.
         config.fence = Some(RecoveryFence::new());
         let (log, report) = Log::open(Arc::clone(&vfs), config)?;
+        assert_eq!(log.status().log_io, setup.log_io);
         let writer = log.writer();
         Ok(Self {
             sync: WalBatchWriter::<Vec<PageImage>>::sync_half(&writer),
