@@ -66,8 +66,8 @@ pub use walmend_types::{
 };
 pub use walmend_vfs::{MemoryVfs, UnixVfs, Vfs};
 pub use walmend_wal::{
-    CheckpointMode, CheckpointReport, Decision, LivenessProbe, LockOwner, LockRegistry, LogFate, OnDamage,
-    OsProbe, RecoveryReport, RegisteredLock, Whereabouts,
+    CheckpointMode, CheckpointReport, Decision, LivenessProbe, LockOwner, LockRegistry, LogFate, LogIo,
+    OnDamage, OsProbe, RecoveryReport, RegisteredLock, Whereabouts,
 };
 
 /// What other threads may use, and what they may be given: the build fails where that stops being true.

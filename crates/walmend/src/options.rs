@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use walmend_types::PageSize;
 use walmend_vfs::{UnixVfs, Vfs};
-use walmend_wal::{OnDamage, PageKind};
+use walmend_wal::{LogIo, OnDamage, PageKind};
 
 /// What the pages of a database are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +51,7 @@ pub struct Options {
     pub(crate) repair: bool,
     #[cfg(feature = "repair")]
     pub(crate) repair_on: Option<tokio::runtime::Handle>,
+    pub(crate) log_io: LogIo,
     pub(crate) vfs: Arc<dyn Vfs>,
 }
 
@@ -72,6 +73,7 @@ impl Options {
             repair: true,
             #[cfg(feature = "repair")]
             repair_on: None,
+            log_io: LogIo::Auto,
             vfs: Arc::new(UnixVfs::new()),
         }
     }
@@ -169,6 +171,15 @@ impl Options {
         self
     }
 
+    /// How the log is written: past the page cache or through it. Where the file system cannot do what is asked
+    /// for, the cache is used; [`Stats::log_io`](crate::Stats::log_io) says what it came to. Default: whichever was
+    /// measured to be faster, once for each file system and process.
+    #[must_use]
+    pub fn log_io(mut self, log_io: LogIo) -> Self {
+        self.log_io = log_io;
+        self
+    }
+
     /// The file system. Default: the real one.
     #[must_use]
     pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> Self {
@@ -196,6 +207,7 @@ impl fmt::Debug for Options {
             .field("checkpoint_wait", &self.checkpoint_wait)
             .field("lock_wait", &self.lock_wait)
             .field("preallocate", &self.preallocate)
+            .field("log_io", &self.log_io)
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use walmend_types::CommitSeq;
+use walmend_wal::LogIo;
 
 /// Counters of a store since it was opened, and how it stands now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Stats {
     pub readers: usize,
     /// Frames that did not verify when they were read, by a snapshot or a checkpoint, and were rebuilt from the sidecar.
     pub mended_frames: u64,
+    /// How the log is written: `Direct`, past the page cache, or `Buffered`, through it.
+    pub log_io: LogIo,
     /// The failure that has ended all writing, if there was one.
     pub poisoned: Option<String>,
     /// How the repair stands; `None` if it is switched off.

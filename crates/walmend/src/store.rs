@@ -149,6 +149,7 @@ impl Store {
         config.on_damage = options.on_damage;
         config.synced_every_commit = options.synced_every_commit;
         config.preallocate = options.preallocate;
+        config.log_io = options.log_io;
         // What the sidecar can mend is no longer at stake.
         let mended = Mended::new(&**vfs, files)?;
         let (healed_frames, healed_from) = mended.told();
@@ -284,6 +285,7 @@ impl Store {
             commit_seq: log.commit_seq,
             readers: log.readers,
             mended_frames: log.mended_frames,
+            log_io: log.log_io,
             poisoned: self.0.log.poison().reason().map(ToString::to_string),
             repair: self.0.repair.stats(),
         }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use walmend::{CheckpointMode, CommitOutcome, Error, Options, PageNumber, Store};
+use walmend::{CheckpointMode, CommitOutcome, Error, LogIo, Options, PageNumber, Store};
 
 /// A file system of its own, gone when this is dropped.
 struct Disk {
@@ -281,7 +281,9 @@ fn a_sync_that_really_fails_ends_all_writing_and_loses_no_commit() {
         };
         let path = disk.path().join("a.db");
         let mut model = Model::new();
-        let store = open(&path);
+        // Past the page cache it is the append that fails.
+        let buffered = Options::new().log_io(LogIo::Buffered);
+        let (store, _) = Store::open(&path, buffered).unwrap();
         let mut committed = 0;
         let failed = loop {
             match model.commit(&store) {
@@ -338,4 +340,45 @@ fn a_sync_that_really_fails_ends_all_writing_and_loses_no_commit() {
         model.check(&store);
         store.close().unwrap();
     }
+}
+
+#[test]
+fn past_the_page_cache_a_device_that_runs_full_refuses_commits_and_loses_none() {
+    let Some(disk) = Disk::make(16, 256, "has_journal", "rw") else {
+        return;
+    };
+    let path = disk.path().join("a.db");
+    let mut model = Model::new();
+    let (store, _) = Store::open(&path, Options::new().log_io(LogIo::Direct)).unwrap();
+    assert_eq!(store.stats().log_io, LogIo::Direct);
+    let mut committed = 0;
+    let failed = loop {
+        match model.commit(&store) {
+            CommitOutcome::Committed { .. } => committed += 1,
+            other => break other,
+        }
+        assert!(committed < 20_000, "no write ever failed");
+    };
+    assert!(committed > 100, "{committed}");
+    // Which of the two depends on whether the zeroed headers find room on the device.
+    assert!(
+        matches!(
+            failed,
+            CommitOutcome::NotCommitted { .. } | CommitOutcome::OutcomeUnknown { .. }
+        ),
+        "{failed:?}"
+    );
+    let unknown = model.unknown.take();
+    model.check(&store);
+    model.unknown = unknown;
+    let _ = store.close();
+    disk.grow_backing(400);
+    disk.remount();
+    let store = open(&path);
+    model.check(&store);
+    for _ in 0..100 {
+        assert!(model.commit(&store).is_committed());
+    }
+    model.check(&store);
+    store.close().unwrap();
 }
