@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 const STEPS: &[&[&str]] = &[
     &["fmt"],
     &["tidy"],
+    &["bugs", "--check"],
     &["lint"],
     &["test"],
     &["loom"],

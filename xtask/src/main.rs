@@ -9,6 +9,7 @@
 )]
 
 mod args;
+mod bugs;
 mod cargo;
 mod checks;
 mod ci;
@@ -99,6 +100,13 @@ const TASKS: &[Task] = &[
         options: "[--crashes N] [--seed S] [--threads T] | --case SEED NUMBER",
         about: "simulated crashes, 200000 unless told; a case that fails is made small and can be run again",
         run: sweep::run,
+    },
+    Task {
+        name: "bugs",
+        options: "[--check] [FILTER]",
+        about: "puts each deliberate bug into a copy of the tree, and fails if no test notices; --check only looks \
+                whether they still fit the code",
+        run: bugs::run,
     },
     Task {
         name: "fuzz",
