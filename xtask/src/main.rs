@@ -102,6 +102,12 @@ const TASKS: &[Task] = &[
         run: sweep::run,
     },
     Task {
+        name: "oracle",
+        options: "[--logs N]",
+        about: "logs written by SQLite, 2000 unless told: walmend and SQLite must make the same of them",
+        run: sweep::oracle,
+    },
+    Task {
         name: "bugs",
         options: "[--check] [FILTER]",
         about: "puts each deliberate bug into a copy of the tree, and fails if no test notices; --check only looks \

@@ -70,3 +70,21 @@ fn sum((mut s0, mut s1): (u32, u32), bytes: &[u8], little: bool) -> (u32, u32) {
     }
     (s0, s1)
 }
+
+/// Writes a log anew with the other byte order of its checksums, as a big-endian machine would have written it.
+/// What does not verify stays as it is.
+pub fn to_big_endian(log: &mut [u8]) {
+    let Some(found) = prefix(log) else { return };
+    log[..4].copy_from_slice(&0x377f_0683_u32.to_be_bytes());
+    let mut sums = sum((0, 0), &log[..24], false);
+    let put = |place: &mut [u8], sums: (u32, u32)| {
+        place[..4].copy_from_slice(&sums.0.to_be_bytes());
+        place[4..8].copy_from_slice(&sums.1.to_be_bytes());
+    };
+    put(&mut log[24..32], sums);
+    let frames = log[32..].chunks_exact_mut(24 + found.page_size);
+    for frame in frames.take(found.valid as usize) {
+        sums = sum(sum(sums, &frame[..8], false), &frame[24..], false);
+        put(&mut frame[16..24], sums);
+    }
+}
