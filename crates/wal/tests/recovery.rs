@@ -149,6 +149,41 @@ fn a_salvage_under_a_damaged_header_is_done_once_whatever_older_frames_lie_behin
     }
 }
 
+/// Found by the oracle: the frames that an older generation had left were in the majority, and with the header damaged
+/// they were taken for the log. They end in no commit, so the commits before them were dropped without a word.
+#[test]
+fn under_a_damaged_header_the_newest_generation_is_told_from_what_older_ones_left() {
+    for (old, new) in [(30, 3), (30, 1), (1, 1)] {
+        let vfs = fresh(6);
+        let mut rig = Rig::open(&vfs, &bare()).unwrap();
+        rig.must_commit(write(1, 1..=old));
+        rig.checkpoint(CheckpointMode::Restart).unwrap();
+        for version in 2..2 + new {
+            rig.must_commit(write(version, [version]));
+        }
+        rig.log.close().unwrap();
+        drop(rig);
+        let vfs = vfs.kill();
+        // Another program's: nothing says how far it was durable. And the old generation ends in no commit.
+        vfs.remove(Path::new(META)).unwrap();
+        let mut log = vfs.dump(Path::new(WAL)).unwrap();
+        log.truncate((frame_offset(old.max(new + 1), setup().page_size)) as usize);
+        vfs.put(Path::new(WAL), &log);
+        for at in 0..24 {
+            let disk = vfs.fork();
+            disk.flip_bit(Path::new(WAL), at, 2);
+            let refused = Rig::open(&disk, &bare()).expect_err("commits are at stake");
+            match refused {
+                Error::WalAmbiguous { commits_behind, .. } => {
+                    assert_eq!(commits_behind, u64::from(new), "{old}, {new}, byte {at}");
+                }
+                Error::UnsupportedVersion { .. } => {}
+                other => panic!("{old}, {new}, byte {at}: {other}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_flipped_bit_behind_the_watermark_is_a_torn_tail() {
     let (vfs, model) = closed();

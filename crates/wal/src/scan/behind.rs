@@ -77,29 +77,33 @@ fn commit_field(slot: &Slot, computed: Checksum, over_page: Transition, order: B
     }
 }
 
-/// The salts that most frames hold; how a log without a usable header tells what belongs to it.
-pub(super) fn majority_salts(slots: &[Slot]) -> Option<Salts> {
-    let mut counts: Vec<(Salts, usize)> = Vec::new();
-    for slot in slots.iter().filter(|slot| slot.header.page != 0) {
-        let room = counts.len() < 16;
-        match counts.iter_mut().find(|(salts, _)| *salts == slot.header.salts) {
-            Some((_, count)) => *count += 1,
-            // Garbage may hold as many different salts as there are slots: a few candidates do.
-            None if room => counts.push((slot.header.salts, 1)),
-            None => {}
-        }
-    }
-    counts
-        .into_iter()
-        .max_by_key(|(_, count)| *count)
-        .map(|(salts, _)| salts)
+/// The salts of the newest generation; how a log without a usable header tells what belongs to it. A generation is
+/// written over the one before it from the start, so the first two frames that belong together are of the newest one,
+/// however many older ones lie behind; or it has one frame alone, which follows the header's checksum, `seed`. Where
+/// nothing belongs together, the first frame says.
+pub(super) fn newest_salts(seed: Checksum, slots: &[Slot], page_size: PageSize) -> Option<Salts> {
+    let transition = Transition::over(8 + page_size.as_usize());
+    let together = |pair: &&[Slot]| {
+        let same = pair[0].header.salts == pair[1].header.salts;
+        same && chained(pair[0].header.checksum, &pair[1], transition)
+    };
+    let alone = slots.first().filter(|slot| chained(seed, slot, transition));
+    let pair = || slots.windows(2).find(together).map(|pair| &pair[0]);
+    let first = || slots.iter().find(|slot| slot.header.page != 0);
+    let slot = alone.or_else(pair).or_else(first)?;
+    Some(slot.header.salts)
 }
 
-pub(super) fn chained_pairs(slots: &[Slot], page_size: PageSize) -> usize {
+/// The first slot with a frame that follows the one before it; `seed` is what slot 0 may follow.
+pub(super) fn first_chained(seed: Checksum, slots: &[Slot], page_size: PageSize) -> Option<usize> {
     let transition = Transition::over(8 + page_size.as_usize());
-    let chained = |pair: &&[Slot]| {
-        pair[1].header.page != 0
-            && transition.combine(pair[0].header.checksum, pair[1].part) == pair[1].header.checksum
-    };
-    slots.windows(2).filter(chained).count()
+    let stored = slots.iter().map(|slot| slot.header.checksum);
+    let before = std::iter::once(seed).chain(stored);
+    before
+        .zip(slots)
+        .position(|(before, slot)| chained(before, slot, transition))
+}
+
+fn chained(before: Checksum, slot: &Slot, transition: Transition) -> bool {
+    slot.header.page != 0 && transition.combine(before, slot.part) == slot.header.checksum
 }

@@ -11,7 +11,7 @@ use crate::checksum::{ByteOrder, Checksum, Transition};
 use crate::format::{
     FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, WalHeader, frame_offset, frame_size, slots,
 };
-use behind::{behind, chained_pairs, majority_salts};
+use behind::{behind, first_chained, newest_salts};
 use walmend_types::{Error, PageSize, Result, Salts};
 use walmend_vfs::VfsFile;
 
@@ -190,23 +190,31 @@ impl Scan {
         })?;
         let mut slots = read_slots(file, page_size, byte_order, count)?;
         let mut salts = header.ok().map(|header| header.salts);
+        let mut seed = header
+            .ok()
+            .map_or_else(Checksum::default, |header| header.checksum());
         if header == HeaderState::Invalid {
             // Which frames belong together, and how they were summed, has to be told from the frames.
+            seed = stored_checksum(file)?;
+            let big = read_slots(file, page_size, ByteOrder::Big, count)?;
+            // By the first that fits, not by the most: older generations lie behind, and may be of another machine's.
+            let first = |slots: &[Slot]| first_chained(seed, slots, page_size).unwrap_or(usize::MAX);
+            if first(&big) < first(&slots) {
+                (byte_order, slots) = (ByteOrder::Big, big);
+            }
             let has = |salts: &Salts| {
                 slots
                     .iter()
                     .any(|slot| slot.header.salts == *salts && slot.header.page != 0)
             };
-            salts = expected.filter(has).or_else(|| majority_salts(&slots));
-            let big = read_slots(file, page_size, ByteOrder::Big, count)?;
-            if chained_pairs(&big, page_size) > chained_pairs(&slots, page_size) {
-                (byte_order, slots) = (ByteOrder::Big, big);
-            }
+            salts = expected
+                .filter(has)
+                .or_else(|| newest_salts(seed, &slots, page_size));
         }
         let cut_short = limit.is_some_and(|limit| count == limit);
         let rest = frame_offset(count.saturating_add(1), page_size);
         let partial = !cut_short && bytes > rest.max(HEADER_SIZE as u64);
-        let mut scan = Self::judge(bytes, header, page_size, byte_order, salts, slots, partial);
+        let mut scan = Self::judge(bytes, header, page_size, byte_order, seed, salts, slots, partial);
         if partial {
             let mut head = [0; FRAME_HEADER_SIZE];
             let read = file.read_at(&mut head, rest)?;
@@ -216,12 +224,17 @@ impl Scan {
         Ok(scan)
     }
 
-    /// The pure part: what the slots mean.
+    /// The pure part: what the slots mean. `seed` is the checksum that frame 1 follows.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one thing that was read, and there is one caller"
+    )]
     fn judge(
         bytes: u64,
         header: HeaderState,
         page_size: PageSize,
         byte_order: ByteOrder,
+        seed: Checksum,
         salts: Option<Salts>,
         slots: Vec<Slot>,
         partial: bool,
@@ -236,9 +249,7 @@ impl Scan {
             committed_frames: 0,
             commits: 0,
             db_pages: 0,
-            checksum: header
-                .ok()
-                .map_or_else(Checksum::default, |header| header.checksum()),
+            checksum: header.ok().map_or_else(Checksum::default, |_| seed),
             end: if partial {
                 ScanEnd::PartialFrame
             } else {
@@ -250,7 +261,7 @@ impl Scan {
             partial_of_generation: false,
             slots: Vec::new(),
         };
-        let mut chain = scan.checksum;
+        let mut chain = seed;
         if let HeaderState::Ok(header) = header {
             for (slot, number) in slots.iter().zip(1..) {
                 if let Err(end) = check(slot, header.salts, transition.combine(chain, slot.part)) {
@@ -276,9 +287,11 @@ impl Scan {
             let slots = &slots[scan.valid_frames as usize..];
             (scan.behind, scan.ends_behind) = behind(slots, chain, salts, page_size, byte_order);
         }
-        if header == HeaderState::Invalid && !scan.behind.is_empty() {
-            // Without a header nothing seeds frame 1, so it cannot be judged.
-            scan.behind[0] = Some(Fault::Header);
+        if header == HeaderState::Invalid
+            && let Some(first) = scan.behind.first_mut().filter(|first| first.is_some())
+        {
+            // It may be as good as ever, and the checksum of the header damaged: nothing can be said of it.
+            *first = Some(Fault::Header);
         }
         scan.slots = slots;
         scan
@@ -359,6 +372,17 @@ impl Scan {
         }
         (frames, commits)
     }
+}
+
+/// What a header that does not verify says its checksum is. If that is not what is damaged, it seeds frame 1.
+fn stored_checksum(file: &dyn VfsFile) -> Result<Checksum> {
+    let mut bytes = [0; HEADER_SIZE];
+    file.read_at(&mut bytes, 0)?;
+    let [.., a, b, c, d, e, f, g, h] = bytes;
+    Ok(Checksum {
+        s0: u32::from_be_bytes([a, b, c, d]),
+        s1: u32::from_be_bytes([e, f, g, h]),
+    })
 }
 
 fn read_header(file: &dyn VfsFile) -> Result<HeaderState> {
