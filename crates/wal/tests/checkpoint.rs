@@ -272,6 +272,24 @@ fn a_database_that_shrank_is_cut_and_does_not_grow_back() {
 }
 
 #[test]
+fn a_passive_checkpoint_copies_nothing_that_an_older_snapshot_must_not_see() {
+    let (_, mut rig, _) = on_sim();
+    rig.checkpoint(CheckpointMode::Truncate).unwrap();
+    let before = rig.content();
+    let mark = rig.log.begin_read();
+    rig.must_commit(write(70, [1, 2]));
+    let report = rig.checkpoint(CheckpointMode::Passive).unwrap();
+    assert!(report.blocked_by_readers);
+    let mut page = vec![0; rig.page_size.as_usize()];
+    for number in 1..=2 {
+        mark.read(walmend_types::PageNumber::new(number).unwrap(), &mut page)
+            .unwrap();
+        let version = before.versions[&number];
+        assert!(page == rig::image(number, version, page.len()), "page {number}");
+    }
+}
+
+#[test]
 fn a_checkpoint_waits_for_readers_only_as_long_as_it_was_told() {
     let (_, mut rig, _) = on_sim();
     let mark = rig.log.begin_read();

@@ -246,6 +246,20 @@ fn of_three_transactions_in_a_failed_append_an_identical_retry_of_the_first_brin
 }
 
 #[test]
+fn what_was_called_not_committed_is_not_there_after_a_power_loss_right_then() {
+    for seed in seeds(60) {
+        let setup = Setup::small();
+        let vfs = fresh(2);
+        let (mut rig, model) = with_one_commit(&vfs, &setup);
+        vfs.fail_write_at(Nth::call(1).of("-wal"), u64::MAX, ErrorKind::Other);
+        let answers = rig.commit(&three());
+        assert!(answers.iter().all(Answer::not_committed), "{answers:?}");
+        let disk = vfs.crash(CrashKeep::Random(seed));
+        check(&disk, model, &setup, &seed);
+    }
+}
+
+#[test]
 fn frames_that_a_failed_sync_left_in_the_cache_alone_are_made_durable_before_they_are_published() {
     for setup in [Setup::small(), Setup::direct()] {
         for keep in std::iter::once(CrashKeep::None).chain(seeds(30).map(CrashKeep::Random)) {

@@ -77,6 +77,25 @@ fn a_flipped_bit_in_what_was_acknowledged_is_named_and_no_file_changes() {
 }
 
 #[test]
+fn after_a_kill_the_last_acknowledged_commit_is_known_to_be_durable() {
+    let vfs = fresh(6);
+    let mut rig = Rig::open(&vfs, &setup()).unwrap();
+    for version in 1..=3 {
+        rig.must_commit(write(version, [version]));
+    }
+    drop(rig);
+    let vfs = vfs.kill();
+    // A power loss could have left a torn third commit; but it was acknowledged, and only the watermark says so.
+    vfs.flip_bit(Path::new(WAL), frame_offset(3, setup().page_size) + 100, 3);
+    match Rig::open(&vfs, &setup()).map(drop) {
+        Err(Error::WalCorrupt {
+            frame, lost_commits, ..
+        }) => assert_eq!((frame, lost_commits), (3, 1)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn told_to_truncate_or_salvage_it_keeps_what_precedes_the_damage_and_never_reuses_a_number() {
     let (vfs, _) = closed();
     // Frame 4 is the second commit of the second batch.

@@ -226,7 +226,7 @@ pub(super) const BUGS: &[Bug] = &[
             "        self.shared.sync_wal(SyncMode::Data)?;\n        tail.frames = last.frames;",
             "        tail.frames = last.frames;",
         ],
-        ["walmend-wal", "failure_rules", "short_write"],
+        ["walmend-wal", "failure_rules", "what_was_called_not"],
     ),
     bug(
         "after a failed append the chain goes on from what is gone",
