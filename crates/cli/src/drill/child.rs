@@ -5,6 +5,7 @@ use super::plan::{Group, groups};
 use super::protocol::{Assignment, Line};
 use nix::sys::signal::SigSet;
 use std::io::{self, BufRead, Read, Write};
+use std::time::Duration;
 use walmend::{CheckpointMode, CommitSeq, Options, Store};
 use walmend_error::{Error, Result};
 use walmend_sync::thread;
@@ -20,6 +21,8 @@ const MODES: [CheckpointMode; 4] = [
     CheckpointMode::Restart,
     CheckpointMode::Passive,
 ];
+/// By then what is committed is repairable.
+const REPAIR_WAIT: Duration = Duration::from_secs(60);
 /// A writer reports the totals after so many commits of its own.
 const STATS_EVERY: u64 = 16;
 
@@ -107,6 +110,8 @@ fn work(assignment: &Assignment) -> Result<()> {
             .collect()
     });
     ends.into_iter().collect::<Result<()>>()?;
+    // What is to be damaged and healed next has to be repairable.
+    store.wait_for_repair(REPAIR_WAIT)?;
     writers.report_totals()?;
     drop(writers);
     store.close()?;
@@ -180,7 +185,12 @@ impl Writers<'_> {
 
     fn report_totals(&self) -> Result<()> {
         let stats = self.store.stats();
+        let window = stats
+            .repair
+            .map(|repair| [repair.window_p50, repair.window_p99, repair.window_max])
+            .unwrap_or_default();
         say(&Line::Stats {
+            window: window.map(|window| u64::try_from(window.as_micros()).unwrap_or(u64::MAX)),
             commits: stats.commits,
             batches: stats.batches,
             syncs: stats.syncs,

@@ -33,6 +33,8 @@ pub(super) struct Life {
     pub(super) acks: Vec<Ack>,
     /// Commits and syncs, as last reported.
     pub(super) totals: (u64, u64),
+    /// How long commits were durable but not repairable, as last reported.
+    pub(super) window: [u64; 3],
     pub(super) checkpoints: u64,
     /// It died in the middle of a checkpoint.
     pub(super) in_checkpoint: bool,
@@ -200,7 +202,15 @@ impl Life {
                 version,
                 commit_seq,
             }),
-            Some(Line::Stats { commits, syncs, .. }) => self.totals = (commits, syncs),
+            Some(Line::Stats {
+                commits,
+                syncs,
+                window,
+                ..
+            }) => {
+                self.totals = (commits, syncs);
+                self.window = window;
+            }
             Some(Line::Begin) => self.in_checkpoint = true,
             Some(Line::End) => {
                 self.in_checkpoint = false;

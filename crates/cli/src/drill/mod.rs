@@ -4,6 +4,7 @@
 mod check;
 mod child;
 mod content;
+mod flips;
 mod lives;
 mod plan;
 mod protocol;
@@ -25,7 +26,7 @@ use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 use walmend::{CheckpointMode, Decision, OpenReport, Options, Store};
-use walmend_error::{Error, ErrorKind, Result};
+use walmend_error::{ErrorKind, Result};
 use walmend_vfs::{OpenFlags, ReadSource, UnixVfs, Vfs};
 
 /// Seeds of the drill's own choice stay below 2^48, so that any reader of JSON can carry them.
@@ -40,12 +41,6 @@ pub(crate) fn child() -> Result<Status> {
 
 /// `walmend drill`.
 pub(crate) fn run(args: &args::Drill, out: &Output) -> Result<Status> {
-    if args.flips != 0 {
-        return Err(Error::Invalid(format!(
-            "--flips {} cannot be done: the drill's store makes no repair symbols yet, only --flips 0 is taken",
-            args.flips
-        )));
-    }
     let folder = Folder::new(args.dir.as_deref())?;
     let seed = args.seed.unwrap_or_else(|| UnixVfs::new().random() & SEEDS);
     let result = Drill::prepare(args, out, &folder, seed).and_then(Drill::run);
@@ -101,6 +96,9 @@ struct Drill<'a> {
     recovering: Duration,
     checking: Duration,
     started: Instant,
+    /// The median of each life's window.
+    windows: Vec<u64>,
+    flips: u32,
     report: Report,
 }
 
@@ -122,6 +120,7 @@ impl<'a> Drill<'a> {
             pages: source.db_pages,
             page_size: source.page_size.get(),
             kills: args.kills,
+            flips: args.flips,
             in_memory: folder.is_in_memory(),
             from_source: args.source.is_some(),
             ..Report::default()
@@ -130,7 +129,7 @@ impl<'a> Drill<'a> {
         if !out.json() {
             out.text(&report.opening(&folder.path().display().to_string(), groups.len(), out))?;
         }
-        report.kills = 0;
+        (report.kills, report.flips) = (0, 0);
         Ok(Self {
             out,
             folder,
@@ -141,6 +140,8 @@ impl<'a> Drill<'a> {
             source,
             numbers: HashSet::new(),
             totals: (0, 0),
+            windows: Vec::new(),
+            flips: args.flips,
             committing: Duration::ZERO,
             recovering: Duration::ZERO,
             checking: Duration::ZERO,
@@ -168,6 +169,9 @@ impl<'a> Drill<'a> {
         self.live(self.report.kills + 1, None)?;
         drop(progress);
         if self.report.problems.is_empty() {
+            self.flip_the_log()?;
+        }
+        if self.report.problems.is_empty() {
             self.finish()?;
         }
         Ok(self.finished())
@@ -192,6 +196,10 @@ impl<'a> Drill<'a> {
         self.report.checkpoints += life.checkpoints;
         self.committing += life.committing;
         self.totals = (self.totals.0 + life.totals.0, self.totals.1 + life.totals.1);
+        let [p50, p99, max] = life.window;
+        self.windows.push(p50);
+        self.report.repair_window_us.p99 = self.report.repair_window_us.p99.max(p99);
+        self.report.repair_window_us.max = self.report.repair_window_us.max.max(max);
         let acknowledged = self.take_acks(&life);
 
         let started = Instant::now();
@@ -289,6 +297,18 @@ impl<'a> Drill<'a> {
         }
     }
 
+    /// Flips bits of the log, and has them found and healed.
+    fn flip_the_log(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let flips = flips::run(&self.folder.file("drill.db"), self.flips, self.report.seed)?;
+        self.report.flips = flips.flipped;
+        self.report.flips_found = flips.found;
+        self.report.flips_healed = flips.healed;
+        self.report.problems.extend(flips.problems);
+        self.report.seconds.healing = started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
     /// Checkpoints, and compares with the source.
     fn finish(&mut self) -> Result<()> {
         let started = Instant::now();
@@ -335,6 +355,8 @@ impl<'a> Drill<'a> {
     }
 
     fn finished(mut self) -> Report {
+        self.windows.sort_unstable();
+        self.report.repair_window_us.p50 = self.windows.get(self.windows.len() / 2).copied().unwrap_or(0);
         let seconds = &mut self.report.seconds;
         seconds.committing = self.committing.as_secs_f64();
         seconds.recovering = self.recovering.as_secs_f64();

@@ -41,7 +41,13 @@ pub(super) enum Line {
         commit_seq: u64,
     },
     /// The totals of this store so far.
-    Stats { commits: u64, batches: u64, syncs: u64 },
+    Stats {
+        commits: u64,
+        batches: u64,
+        syncs: u64,
+        /// How long commits were durable but not repairable, in microseconds: median, 99 in 100, longest.
+        window: [u64; 3],
+    },
     /// A checkpoint begins.
     Begin,
     /// A checkpoint has ended.
@@ -65,7 +71,8 @@ impl fmt::Display for Line {
                 commits,
                 batches,
                 syncs,
-            } => write!(f, "stats {commits} {batches} {syncs}"),
+                window: [p50, p99, max],
+            } => write!(f, "stats {commits} {batches} {syncs} {p50} {p99} {max}"),
             Self::Begin => f.write_str("begin"),
             Self::End => f.write_str("end"),
             Self::Done => f.write_str("done"),
@@ -93,6 +100,7 @@ impl Line {
                 commits: number()?,
                 batches: number()?,
                 syncs: number()?,
+                window: [number()?, number()?, number()?],
             },
             "begin" => Self::Begin,
             "end" => Self::End,
@@ -120,6 +128,7 @@ mod tests {
                 commits: 1,
                 batches: 2,
                 syncs: 3,
+                window: [4, 5, 6],
             },
             Line::Begin,
             Line::End,
