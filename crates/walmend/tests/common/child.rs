@@ -59,14 +59,19 @@ impl Child {
 
     /// Its next answer.
     pub(crate) fn hear(&mut self) -> String {
+        self.hear_or_end().expect("the child ended without an answer")
+    }
+
+    /// Its next answer; `None` when it has ended.
+    pub(crate) fn hear_or_end(&mut self) -> Option<String> {
         let mut line = String::new();
         while self.output.read_line(&mut line).unwrap() > 0 {
             if let Some((_, said)) = line.split_once(MARK) {
-                return said.trim_end().to_string();
+                return Some(said.trim_end().to_string());
             }
             line.clear();
         }
-        panic!("the child ended without an answer");
+        None
     }
 
     /// Lets it go, and waits until it has ended well.
