@@ -154,7 +154,8 @@ impl Writers<'_> {
                 if commits % STATS_EVERY == 0 {
                     self.report_totals()?;
                 }
-                if number == 0 && self.wants_checkpoint() {
+                // At the end the log is needed: its bits are going to be flipped.
+                if number == 0 && !self.assignment.finish && self.wants_checkpoint() {
                     say(&Line::Begin)?;
                     self.store.checkpoint(MODES[checkpoints % MODES.len()])?;
                     say(&Line::End)?;
