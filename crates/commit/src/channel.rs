@@ -1,9 +1,15 @@
 //! The sending side of the two-phase channel.
 
+mod gather;
+mod lead;
 mod ring;
 mod state;
 
-pub(crate) use state::{Next, Place, Shared, Wakes, closed};
+pub(crate) use gather::Gather;
+#[cfg(not(walmend_loom))]
+pub(crate) use lead::CREW;
+pub(crate) use lead::{Leadership, Step};
+pub(crate) use state::{Item, Next, Place, Shared, closed};
 
 use crate::permit::Permit;
 use crate::receiver::Receiver;
@@ -11,6 +17,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use walmend_sync::{block_on, block_on_deadline};
@@ -46,14 +53,67 @@ pub fn capacity_from_setting(setting: i64) -> usize {
 /// # Ok::<(), walmend_commit::Error>(())
 /// ```
 pub fn channel<P>(capacity: i64) -> (Sender<P>, Receiver<P>) {
-    let shared = Shared::new(capacity_from_setting(capacity));
-    (Sender(Arc::clone(&shared)), Receiver::new(shared))
+    both_ends(Shared::new(capacity_from_setting(capacity), None, None))
+}
+
+/// Like [`channel`], with a deadline for reservations: one that is neither sent nor given back for that long, and
+/// holds others up, is revoked. Its place goes to others, and its [`send`](Permit::send) hands the request back.
+///
+/// The receiver watches the clock while it waits; only [`recv_async`](Receiver::recv_async), which has no clock, learns
+/// of a passed deadline from [`revoke_overdue`](Receiver::revoke_overdue).
+///
+/// ```
+/// use std::time::Duration;
+/// use walmend_commit::{CommitRequest, CommitSeq, Error, TxnId, WriteSet, channel_with_deadline};
+///
+/// let (sender, mut receiver) = channel_with_deadline(2, Duration::from_millis(5));
+/// let request = |txn| CommitRequest::new(TxnId(txn), CommitSeq(0), WriteSet::default(), "payload");
+/// let forgotten = sender.reserve()?;
+/// let _ticket = sender.reserve()?.send(request(2))?;
+/// assert_eq!(receiver.recv()?.number(), 2); // after 5 ms
+/// let refused = forgotten.send(request(1)).unwrap_err();
+/// assert!(matches!(refused.error, Error::Revoked));
+/// # Ok::<(), Error>(())
+/// ```
+pub fn channel_with_deadline<P>(capacity: i64, deadline: Duration) -> (Sender<P>, Receiver<P>) {
+    both_ends(Shared::new(capacity_from_setting(capacity), Some(deadline), None))
+}
+
+fn both_ends<P>(shared: Arc<Shared<P>>) -> (Sender<P>, Receiver<P>) {
+    (Sender::new(Arc::clone(&shared)), Receiver::new(shared))
 }
 
 /// Reserves places in the channel. Clones share the channel.
-pub struct Sender<P>(Arc<Shared<P>>);
+pub struct Sender<P> {
+    shared: Arc<Shared<P>>,
+    /// Counts leaked permits, where somebody wants to know.
+    leaked: Option<Arc<AtomicU64>>,
+}
 
 impl<P> Sender<P> {
+    /// The first sender of a channel.
+    pub(crate) fn new(shared: Arc<Shared<P>>) -> Self {
+        Self { shared, leaked: None }
+    }
+
+    /// A sender that counts the permits that are *leaked*: reserved through it or through its clones, and dropped
+    /// without [`send`](Permit::send) or [`abort`](Permit::abort). Their places are free again all the same.
+    #[must_use]
+    pub fn tracked(&self) -> Self {
+        let mut sender = self.clone();
+        sender.leaked = Some(Arc::default());
+        sender
+    }
+
+    /// How many permits were leaked, if this sender is [`tracked`](Self::tracked).
+    pub fn leaked(&self) -> Option<u64> {
+        self.leaked.as_ref().map(|leaked| leaked.load(Ordering::Relaxed))
+    }
+
+    fn permit(&self, place: Place) -> Permit<P> {
+        Permit::new(Arc::clone(&self.shared), place, self.leaked.clone())
+    }
+
     /// Reserves a place, waiting for one while the channel is full. Waiters are served first come, first
     /// served.
     ///
@@ -95,41 +155,44 @@ impl<P> Sender<P> {
     /// # Errors
     /// [`TryReserveError`].
     pub fn try_reserve(&self) -> Result<Permit<P>, TryReserveError> {
-        let mut state = self.0.lock();
+        let mut state = self.shared.lock();
         if state.closed {
             return Err(TryReserveError::Closed);
         }
         let place = state.take_slot().ok_or(TryReserveError::Full)?;
         drop(state);
-        Ok(Permit::new(Arc::clone(&self.0), place))
+        Ok(self.permit(place))
     }
 
     /// How many requests are reserved or sent and not yet received.
     pub fn occupancy(&self) -> usize {
-        self.0.lock().occupancy()
+        self.shared.lock().occupancy()
     }
 
     /// How many can be, at most.
     pub fn capacity(&self) -> usize {
-        self.0.lock().capacity
+        self.shared.lock().capacity
     }
 
     /// Whether the receiver is closed or gone.
     pub fn is_closed(&self) -> bool {
-        self.0.lock().closed
+        self.shared.lock().closed
     }
 }
 
 impl<P> Clone for Sender<P> {
     fn clone(&self) -> Self {
-        self.0.lock().senders += 1;
-        Self(Arc::clone(&self.0))
+        self.shared.lock().senders += 1;
+        Self {
+            shared: Arc::clone(&self.shared),
+            leaked: self.leaked.clone(),
+        }
     }
 }
 
 impl<P> Drop for Sender<P> {
     fn drop(&mut self) {
-        self.0.step(|state| ((), state.drop_sender()));
+        self.shared.step(|state| ((), state.drop_sender()));
     }
 }
 
@@ -159,9 +222,9 @@ impl<P> Reserve<'_, P> {
     /// This is the whole of a timeout: the clock only says when to call it, so that a model checker, which
     /// has no clock, can call it at any moment.
     pub fn expire(&mut self) -> Option<Result<Permit<P>>> {
-        let (answer, unused) = self.sender.0.lock().leave_queue(&mut self.queued);
+        let (answer, unused) = self.sender.shared.lock().leave_queue(&mut self.queued);
         drop(unused);
-        answer.map(|answer| answer.map(|place| Permit::new(Arc::clone(&self.sender.0), place)))
+        answer.map(|answer| answer.map(|place| self.sender.permit(place)))
     }
 }
 
@@ -170,17 +233,19 @@ impl<P> Future for Reserve<'_, P> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let (answer, unused) = this.sender.0.lock().poll_reserve(&mut this.queued, context);
+        let (answer, unused) = this.sender.shared.lock().poll_reserve(&mut this.queued, context);
         drop(unused);
-        answer.map(|answer| answer.map(|place| Permit::new(Arc::clone(&this.sender.0), place)))
+        answer.map(|answer| answer.map(|place| this.sender.permit(place)))
     }
 }
 
 impl<P> Drop for Reserve<'_, P> {
     fn drop(&mut self) {
         if self.queued.is_some() {
-            // A grant that nobody fetched comes back as a permit, whose drop passes the place on.
-            drop(self.expire());
+            // A grant that nobody fetched comes back as a permit, which passes the place on.
+            if let Some(Ok(permit)) = self.expire() {
+                permit.abort();
+            }
         }
     }
 }

@@ -8,6 +8,9 @@ use walmend_types::{CommitSeq, Poison};
 pub struct GroupConfig {
     pub(crate) last_seq: CommitSeq,
     pub(crate) batch_limit: usize,
+    pub(crate) batch_bytes: usize,
+    pub(crate) gather: bool,
+    pub(crate) reservation_deadline: Option<Duration>,
     pub(crate) drain_timeout: Duration,
     pub(crate) idle_wait: Duration,
     pub(crate) poison: Poison,
@@ -19,6 +22,9 @@ impl Default for GroupConfig {
         Self {
             last_seq: CommitSeq(0),
             batch_limit: 16,
+            batch_bytes: usize::MAX,
+            gather: true,
+            reservation_deadline: None,
             drain_timeout: Duration::from_micros(100),
             idle_wait: Duration::from_secs(1),
             poison: Poison::new(),
@@ -42,8 +48,33 @@ impl GroupConfig {
         self
     }
 
-    /// How long a batch stays open for more requests once it has its first one (unless told: 100 us). With
-    /// zero, a batch is what is there.
+    /// The most bytes in a batch of a [`Pipeline`](crate::Pipeline), as counted by
+    /// [`CommitRequest::bytes`](walmend_types::CommitRequest::bytes) (unless told: no limit). A single request may be
+    /// larger.
+    #[must_use]
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.batch_bytes = bytes;
+        self
+    }
+
+    /// Whether a [`Pipeline`](crate::Pipeline) may hold a batch open for writers that were answered a moment ago, where
+    /// measurements say that they come back sooner than a sync takes (unless told: yes).
+    #[must_use]
+    pub fn gather(mut self, gather: bool) -> Self {
+        self.gather = gather;
+        self
+    }
+
+    /// How long a permit of a [`Pipeline`](crate::Pipeline) may be held before it is revoked, if others wait behind
+    /// it (unless told: for ever); see [`channel_with_deadline`](crate::channel_with_deadline).
+    #[must_use]
+    pub fn reservation_deadline(mut self, deadline: Duration) -> Self {
+        self.reservation_deadline = Some(deadline);
+        self
+    }
+
+    /// How long a batch of [`drain_and_process`](crate::GroupCommit::drain_and_process) stays open for more requests
+    /// once it has its first one (unless told: 100 us). With zero, a batch is what is there.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -81,6 +112,9 @@ impl fmt::Debug for GroupConfig {
         f.debug_struct("GroupConfig")
             .field("last_seq", &self.last_seq)
             .field("batch_limit", &self.batch_limit)
+            .field("batch_bytes", &self.batch_bytes)
+            .field("gather", &self.gather)
+            .field("reservation_deadline", &self.reservation_deadline)
             .field("drain_timeout", &self.drain_timeout)
             .field("idle_wait", &self.idle_wait)
             .field("poison", &self.poison)

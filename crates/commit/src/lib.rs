@@ -46,29 +46,38 @@ mod config;
 mod group;
 mod memory;
 mod permit;
+mod pipeline;
 mod receiver;
 mod report;
 mod run;
+mod sizing;
+mod stages;
+#[cfg(not(walmend_loom))]
+mod threads;
 mod ticket;
 mod totals;
 mod validate;
 
-pub use channel::{DEFAULT_CAPACITY, Reserve, Sender, TryReserveError, capacity_from_setting, channel};
+pub use channel::{
+    DEFAULT_CAPACITY, Reserve, Sender, TryReserveError, capacity_from_setting, channel, channel_with_deadline,
+};
 pub use config::GroupConfig;
 pub use group::GroupCommit;
 pub use memory::{Failure, MemoryCommit, MemoryCounters, MemoryMark, MemoryWriter};
 pub use permit::{Permit, SendError};
+pub use pipeline::Pipeline;
 pub use receiver::{Receiver, Recv, RecvError};
 pub use report::{BatchReport, Committed, Conflicted, Drained, Failed, LoopEnd, LoopReport, Phase};
 #[cfg(not(walmend_loom))]
 pub use run::spawn;
+pub use sizing::{conformal_batch_size, little_law_capacity, optimal_batch_size};
 pub use ticket::{Sent, Ticket};
 pub use totals::{SharedTotals, Totals};
 pub use validate::FirstCommitterWins;
 
 pub use walmend_types::{
     Append, AppendFailure, BatchEntry, CommitOutcome, CommitRequest, CommitSeq, Conflict, Cx, Error,
-    OutcomeToken, PageNumber, Poison, Result, TxnId, WalBatchSync, WalBatchWriter, WriteSet,
+    OutcomeToken, PageNumber, Poison, ReadSet, Result, TxnId, WalBatchSync, WalBatchWriter, WriteSet,
     WriteSetValidator,
 };
 

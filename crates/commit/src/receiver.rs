@@ -1,6 +1,6 @@
 //! The receiving side of the two-phase channel.
 
-use crate::channel::{Next, Shared, Wakes, closed};
+use crate::channel::{Next, Shared, closed};
 use crate::ticket::Sent;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use walmend_sync::{Mutex, block_on, block_on_deadline};
+use walmend_sync::{Mutex, block_on, block_on_deadline, has_passed};
 use walmend_types::{CancelGuard, CommitOutcome, Cx};
 
 /// Why nothing was received.
@@ -64,7 +64,7 @@ impl<P> Receiver<P> {
     /// # Errors
     /// [`RecvError::Disconnected`].
     pub fn recv(&mut self) -> Result<Sent<P>, RecvError> {
-        block_on(self.recv_async())
+        self.recv_watched(None, None)
     }
 
     /// Like [`recv`](Self::recv), as a future. Dropping it loses nothing.
@@ -79,7 +79,7 @@ impl<P> Receiver<P> {
     pub fn try_recv(&mut self) -> Result<Sent<P>, RecvError> {
         match self.shared.step(|state| state.take_next()) {
             Next::Item(number, (request, resolver)) => Ok(Sent::from_parts(number, request, resolver)),
-            Next::NotYet => Err(RecvError::Empty),
+            Next::NotYet(_) => Err(RecvError::Empty),
             Next::NoMore => Err(RecvError::Disconnected),
         }
     }
@@ -96,7 +96,7 @@ impl<P> Receiver<P> {
     }
 
     pub(crate) fn recv_until(&mut self, deadline: Instant) -> Result<Sent<P>, RecvError> {
-        block_on_deadline(self.recv_async(), deadline).unwrap_or(Err(RecvError::Empty))
+        self.recv_watched(None, Some(deadline))
     }
 
     /// Like [`recv`](Self::recv), until the token is cancelled (which wakes it at once) or its deadline
@@ -105,7 +105,7 @@ impl<P> Receiver<P> {
     /// # Errors
     /// [`RecvError::Cancelled`] or [`RecvError::Disconnected`].
     pub fn recv_cx(&mut self, cx: &Cx) -> Result<Sent<P>, RecvError> {
-        self.recv_watched(&CancelWatch::new(cx), cx.deadline())
+        self.recv_watched(Some(&CancelWatch::new(cx)), cx.deadline())
             .map_err(|error| match error {
                 // Only the token's own deadline can have run out here.
                 RecvError::Empty => RecvError::Cancelled,
@@ -116,27 +116,45 @@ impl<P> Receiver<P> {
     /// Waits until a request is there, the watch fires, or the deadline passes.
     pub(crate) fn recv_watched(
         &mut self,
-        watch: &CancelWatch,
+        watch: Option<&CancelWatch>,
         deadline: Option<Instant>,
     ) -> Result<Sent<P>, RecvError> {
-        let mut recv = self.recv_async();
-        let both = poll_fn(|context| match Pin::new(&mut recv).poll(context) {
-            Poll::Ready(received) => Poll::Ready(received),
-            Poll::Pending => watch.poll(context).map(|()| Err(RecvError::Cancelled)),
-        });
-        match deadline {
-            Some(deadline) => block_on_deadline(both, deadline).unwrap_or(Err(RecvError::Empty)),
-            None => block_on(both),
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let due = shared.lock().first_due();
+            let mut recv = self.recv_async();
+            let both = poll_fn(|context| match Pin::new(&mut recv).poll(context) {
+                Poll::Ready(received) => Poll::Ready(Some(received)),
+                // Another reservation stands first now: another time to wake up at.
+                Poll::Pending if shared.lock().first_due() != due => Poll::Ready(None),
+                Poll::Pending => match watch {
+                    Some(watch) => watch.poll(context).map(|()| Some(Err(RecvError::Cancelled))),
+                    None => Poll::Pending,
+                },
+            });
+            let received = match [deadline, due].into_iter().flatten().min() {
+                Some(wake_at) => block_on_deadline(both, wake_at).flatten(),
+                None => block_on(both),
+            };
+            match received {
+                Some(received) => return received,
+                None if deadline.is_some_and(has_passed) => return Err(RecvError::Empty),
+                // A reservation that is overdue is revoked at the next look.
+                None => {}
+            }
         }
+    }
+
+    /// Revokes the reservations that hold others up and are past the channel's deadline at `now`; answers how many.
+    /// For those that wait with [`recv_async`](Self::recv_async) only; every other way to receive does it itself.
+    pub fn revoke_overdue(&mut self, now: Instant) -> usize {
+        self.shared.step(|state| state.revoke_overdue(now))
     }
 
     /// Takes no more reservations. Waiting reservers are refused; open permits lose their places, and their
     /// `send` hands the request back. What was sent can still be received, whatever stood before it.
     pub fn close(&mut self) {
-        let refused = self.shared.lock().close();
-        for waker in refused {
-            waker.wake();
-        }
+        self.shared.step(|state| ((), state.close()));
     }
 
     /// How many requests are reserved or sent and not yet received.
@@ -190,9 +208,9 @@ impl<P> Future for Recv<'_, P> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // Looking and queueing are one step: between two, a send would go unnoticed.
         let (next, replaced) = self.receiver.shared.step(|state| match state.take_next() {
-            (Next::NotYet, _) => {
+            (Next::NotYet(due), wakes) => {
                 let replaced = state.wait_receiver(context.waker());
-                ((Next::NotYet, replaced), Wakes::default())
+                ((Next::NotYet(due), replaced), wakes)
             }
             (next, wakes) => ((next, None), wakes),
         });
@@ -201,7 +219,7 @@ impl<P> Future for Recv<'_, P> {
             Next::Item(number, (request, resolver)) => {
                 Poll::Ready(Ok(Sent::from_parts(number, request, resolver)))
             }
-            Next::NotYet => Poll::Pending,
+            Next::NotYet(_) => Poll::Pending,
             Next::NoMore => Poll::Ready(Err(RecvError::Disconnected)),
         }
     }

@@ -1,6 +1,6 @@
 //! What a group commit says about its work.
 
-use crate::Totals;
+use crate::totals::Totals;
 use walmend_types::{CommitSeq, Conflict, Error, TxnId};
 
 /// The phases of a batch, in their order.
@@ -71,17 +71,6 @@ impl BatchReport {
     /// How many requests the batch had.
     pub fn requests(&self) -> usize {
         self.committed.len() + self.conflicted.len() + self.failed.len()
-    }
-
-    pub(crate) fn totals(&self) -> Totals {
-        Totals {
-            batches: u64::from(self.requests() > 0),
-            commits: self.committed.len() as u64,
-            conflicts: self.conflicted.len() as u64,
-            failed: self.failed.len() as u64,
-            syncs: u64::from(self.fsyncs),
-            largest_batch: self.requests() as u64,
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The group commit at work on a channel.
 
-use crate::group::{GroupCommit, guarded};
+use crate::group::GroupCommit;
 use crate::receiver::{CancelWatch, Receiver, RecvError};
 use crate::report::{Drained, LoopEnd, LoopReport};
+use crate::stages::guarded;
 use crate::ticket::Sent;
 use std::time::Instant;
 use walmend_types::{Cx, WalBatchWriter, WriteSetValidator};
@@ -32,7 +33,7 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> GroupCommit<P, W, V> {
         let mut drained = 0;
         let end =
             guarded("the commit loop", || self.rounds(receiver, cx, &mut drained)).unwrap_or_else(|panic| {
-                self.end_all_writing(&panic, "the commit loop ends");
+                self.common.end_all_writing(&panic, "the commit loop ends");
                 receiver.close();
                 while let Ok(sent) = receiver.try_recv() {
                     self.refuse(sent);
@@ -53,7 +54,7 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> GroupCommit<P, W, V> {
             };
             match self.round(receiver, Some(watched)) {
                 Drained::Processed(_) => {}
-                Drained::Idle if cx.check().is_ok() => self.tidy_up(),
+                Drained::Idle if cx.check().is_ok() => self.front.tidy_up(&self.common),
                 Drained::Idle => {}
                 Drained::Disconnected => return LoopEnd::Disconnected,
             }
@@ -74,7 +75,7 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> GroupCommit<P, W, V> {
             },
             Some(watched) => {
                 let deadline = [deadline, watched.deadline].into_iter().flatten().min();
-                receiver.recv_watched(watched.watch, deadline)
+                receiver.recv_watched(Some(watched.watch), deadline)
             }
         };
         let idle_at = Instant::now().checked_add(self.config.idle_wait);
@@ -98,15 +99,6 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> GroupCommit<P, W, V> {
         }
         Drained::Processed(self.process_batch(batch))
     }
-
-    fn tidy_up(&mut self) {
-        if self.poison().reason().is_some() {
-            return;
-        }
-        if let Err(error) = guarded("tidying up", || self.writer.idle()).flatten() {
-            self.end_all_writing(&error, "tidying up failed");
-        }
-    }
 }
 
 /// Runs the loop on a thread of its own, named `walmend-commit`; see [`GroupCommit::run_loop`]. At the end
@@ -125,14 +117,5 @@ where
     W: WalBatchWriter<P> + 'static,
     V: WriteSetValidator + 'static,
 {
-    const NAME: &str = "walmend-commit";
-    walmend_sync::thread::Builder::new()
-        .name(NAME.into())
-        .spawn(move || coordinator.run_loop(&mut receiver, &cx))
-        .map_err(|source| walmend_types::Error::Io {
-            op: "start thread",
-            path: NAME.into(),
-            offset: None,
-            source: std::sync::Arc::new(source),
-        })
+    crate::threads::spawn("walmend-commit", move || coordinator.run_loop(&mut receiver, &cx))
 }

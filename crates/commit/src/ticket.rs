@@ -12,10 +12,23 @@ use walmend_types::{CommitOutcome, CommitRequest, Error, OutcomeToken};
 enum Answer {
     /// With the waker of whoever waits.
     Pending(Option<Waker>),
+    /// Still pending, and whoever waits is to look whether it can lead.
+    Look,
     Given(CommitOutcome),
 }
 
-struct Cell(Mutex<Answer>);
+struct Cell {
+    answer: Mutex<Answer>,
+    /// Its writer waits on a thread of its own, which can lead.
+    can_lead: bool,
+}
+
+/// What a writer that can lead hears.
+pub(crate) enum Heard {
+    Nothing,
+    Look,
+    Answer(CommitOutcome),
+}
 
 /// The promise of an answer to one request.
 ///
@@ -28,8 +41,11 @@ pub struct Ticket {
 }
 
 /// A ticket and what answers it.
-pub(crate) fn ticket(number: u64) -> (Ticket, Resolver) {
-    let cell = Arc::new(Cell(Mutex::new(Answer::Pending(None))));
+pub(crate) fn ticket(number: u64, can_lead: bool) -> (Ticket, Resolver) {
+    let cell = Arc::new(Cell {
+        answer: Mutex::new(Answer::Pending(None)),
+        can_lead,
+    });
     let resolver = Resolver {
         cell: Some(Arc::clone(&cell)),
         appended: None,
@@ -61,10 +77,28 @@ impl Ticket {
 
     /// The answer, if it is there.
     pub fn try_outcome(&self) -> Option<CommitOutcome> {
-        match &*self.cell.0.lock() {
-            Answer::Pending(_) => None,
+        match &*self.cell.answer.lock() {
+            Answer::Pending(_) | Answer::Look => None,
             Answer::Given(outcome) => Some(outcome.clone()),
         }
+    }
+
+    /// What there is to hear; if nothing, the waker is told later.
+    pub(crate) fn hear(&self, waker: &Waker) -> Heard {
+        let mut answer = self.cell.answer.lock();
+        let replaced = match &mut *answer {
+            Answer::Given(outcome) => return Heard::Answer(outcome.clone()),
+            Answer::Look => {
+                *answer = Answer::Pending(None);
+                return Heard::Look;
+            }
+            Answer::Pending(Some(known)) if known.will_wake(waker) => None,
+            Answer::Pending(known) => known.replace(waker.clone()),
+        };
+        // Dropping a waker may drop a task, so not under the lock.
+        drop(answer);
+        drop(replaced);
+        Heard::Nothing
     }
 }
 
@@ -72,22 +106,20 @@ impl Future for Ticket {
     type Output = CommitOutcome;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommitOutcome> {
-        let mut answer = self.cell.0.lock();
-        let replaced = match &mut *answer {
-            Answer::Given(outcome) => return Poll::Ready(outcome.clone()),
-            Answer::Pending(Some(waker)) if waker.will_wake(context.waker()) => None,
-            Answer::Pending(waker) => waker.replace(context.waker().clone()),
-        };
-        // Dropping a waker may drop a task, so not under the lock.
-        drop(answer);
-        drop(replaced);
-        Poll::Pending
+        loop {
+            match self.hear(context.waker()) {
+                Heard::Answer(outcome) => return Poll::Ready(outcome),
+                // Only those that can lead are told to look.
+                Heard::Look => {}
+                Heard::Nothing => return Poll::Pending,
+            }
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut answer = self.cell.0.lock();
+        let mut answer = self.cell.answer.lock();
         if let Answer::Pending(waker) = &mut *answer {
             let waker = waker.take();
             drop(answer);
@@ -118,9 +150,27 @@ impl Resolver {
         self.appended = Some(token);
     }
 
+    /// Whether the writer waits on a thread of its own.
+    pub(crate) fn can_lead(&self) -> bool {
+        self.cell.as_ref().is_some_and(|cell| cell.can_lead)
+    }
+
+    /// Tells the writer to look whether it can lead; answers whom to wake for it.
+    pub(crate) fn tell_to_look(&self) -> Option<Waker> {
+        let mut answer = self.cell.as_ref()?.answer.lock();
+        match &mut *answer {
+            Answer::Pending(waker) => {
+                let waker = waker.take();
+                *answer = Answer::Look;
+                waker
+            }
+            Answer::Look | Answer::Given(_) => None,
+        }
+    }
+
     pub(crate) fn resolve(&mut self, outcome: CommitOutcome) {
         if let Some(cell) = self.cell.take() {
-            let before = std::mem::replace(&mut *cell.0.lock(), Answer::Given(outcome));
+            let before = std::mem::replace(&mut *cell.answer.lock(), Answer::Given(outcome));
             if let Answer::Pending(Some(waker)) = before {
                 waker.wake();
             }
@@ -155,7 +205,7 @@ pub struct Sent<P> {
 impl<P> Sent<P> {
     /// A request that came some other way than through a channel, and its ticket.
     pub fn new(number: u64, request: CommitRequest<P>) -> (Self, Ticket) {
-        let (ticket, resolver) = ticket(number);
+        let (ticket, resolver) = ticket(number, false);
         (Self::from_parts(number, request, resolver), ticket)
     }
 

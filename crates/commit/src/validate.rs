@@ -1,7 +1,7 @@
 //! First committer wins.
 
 use std::collections::HashMap;
-use walmend_types::{CommitSeq, Conflict, PageNumber, TxnId, WriteSet, WriteSetValidator};
+use walmend_types::{CommitSeq, Conflict, PageNumber, ReadSet, TxnId, WriteSet, WriteSetValidator};
 
 /// Snapshot isolation by write sets: a request conflicts iff a page that it writes has a version newer than
 /// its snapshot. Requests that were admitted count at once, published or not, so within a batch the earlier
@@ -15,17 +15,26 @@ use walmend_types::{CommitSeq, Conflict, PageNumber, TxnId, WriteSet, WriteSetVa
 /// database looks at all known versions.
 ///
 /// Write sets alone permit *write skew*: two transactions that each read what the other one writes, and
-/// write different pages, both commit.
+/// write different pages, both commit. A request that brings its [`ReadSet`] is validated against that too:
+/// then it commits only if it would have read the same at the moment of its commit, and such transactions
+/// are serializable among each other, in the order of their commit numbers (backward validation of Kung and
+/// Robinson, "On Optimistic Methods for Concurrency Control", TODS 1981; SQLite's BEGIN CONCURRENT does the
+/// same).
 ///
 /// ```
-/// use walmend_commit::{CommitSeq, FirstCommitterWins, PageNumber, TxnId, WriteSet, WriteSetValidator};
+/// use walmend_commit::*;
 ///
 /// let mut validator = FirstCommitterWins::new(10);
 /// let writes = WriteSet::new([PageNumber::new(3)?]);
-/// assert!(validator.admit(TxnId(1), CommitSeq(0), &writes, CommitSeq(1)).is_ok());
-/// let lost = validator.admit(TxnId(2), CommitSeq(0), &writes, CommitSeq(2)).unwrap_err();
+/// assert!(validator.admit(TxnId(1), CommitSeq(0), &writes, None, CommitSeq(1)).is_ok());
+/// let lost = validator.admit(TxnId(2), CommitSeq(0), &writes, None, CommitSeq(2)).unwrap_err();
 /// assert_eq!((lost.page, lost.winner), (Some(PageNumber::new(3)?), TxnId(1)));
-/// assert!(validator.admit(TxnId(2), CommitSeq(1), &writes, CommitSeq(2)).is_ok());
+/// assert!(validator.admit(TxnId(2), CommitSeq(1), &writes, None, CommitSeq(2)).is_ok());
+///
+/// // Serializable: it read page 3 before commit 2 changed it.
+/// let (reads, elsewhere) = (ReadSet::new([PageNumber::new(3)?]), WriteSet::new([PageNumber::new(4)?]));
+/// assert!(validator.admit(TxnId(3), CommitSeq(1), &elsewhere, Some(&reads), CommitSeq(3)).is_err());
+/// assert!(validator.admit(TxnId(3), CommitSeq(1), &elsewhere, None, CommitSeq(3)).is_ok());
 /// # Ok::<(), walmend_commit::Error>(())
 /// ```
 #[derive(Debug)]
@@ -112,15 +121,16 @@ impl FirstCommitterWins {
         self.versions.get(&page).map(|version| (version.seq, version.txn))
     }
 
-    fn check(&self, snapshot: CommitSeq, writes: &WriteSet) -> Result<(), Conflict> {
-        for page in writes.pages() {
+    /// Whether any of these pages, ascending, has changed since the snapshot.
+    fn check_pages(&self, snapshot: CommitSeq, pages: &[PageNumber]) -> Result<(), Conflict> {
+        for page in pages {
             if let Some(version) = self.versions.get(page)
                 && version.beats(snapshot)
             {
                 return Err(version.conflict(Some(*page)));
             }
         }
-        if let Some(highest) = writes.pages().last() {
+        if let Some(highest) = pages.last() {
             // The newest cut first; there are hardly ever any.
             for cut in self.cuts.iter().rev().take_while(|cut| cut.by.beats(snapshot)) {
                 if highest.get() > cut.kept {
@@ -128,6 +138,18 @@ impl FirstCommitterWins {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn check_reads(&self, snapshot: CommitSeq, reads: &ReadSet) -> Result<(), Conflict> {
+        if reads.size() && self.sized.beats(snapshot) {
+            return Err(self.sized.conflict(None));
+        }
+        self.check_pages(snapshot, reads.pages())
+    }
+
+    fn check_writes(&self, snapshot: CommitSeq, writes: &WriteSet) -> Result<(), Conflict> {
+        self.check_pages(snapshot, writes.pages())?;
         let Some(size) = writes.db_pages() else {
             return Ok(());
         };
@@ -154,9 +176,13 @@ impl WriteSetValidator for FirstCommitterWins {
         txn: TxnId,
         snapshot: CommitSeq,
         writes: &WriteSet,
+        reads: Option<&ReadSet>,
         seq: CommitSeq,
     ) -> Result<(), Conflict> {
-        self.check(snapshot, writes)?;
+        self.check_writes(snapshot, writes)?;
+        if let Some(reads) = reads {
+            self.check_reads(snapshot, reads)?;
+        }
         let version = Version { seq, txn };
         self.undo.push(Undo {
             seq,
@@ -248,7 +274,7 @@ mod tests {
         seq: u64,
     ) -> Result<(), (Option<u32>, u64)> {
         validator
-            .admit(TxnId(seq), CommitSeq(snapshot), writes, CommitSeq(seq))
+            .admit(TxnId(seq), CommitSeq(snapshot), writes, None, CommitSeq(seq))
             .map_err(|lost| {
                 assert_eq!(lost.winner.0, lost.winner_seq.0);
                 (lost.page.map(PageNumber::get), lost.winner_seq.0)
@@ -270,6 +296,52 @@ mod tests {
             Ok(()),
             "it saw commit 1"
         );
+    }
+
+    #[test]
+    fn of_two_that_read_what_the_other_writes_both_commit_under_snapshots_and_one_if_serializable() {
+        let reads = ReadSet::new([page(1), page(2)]);
+        for (reads, second) in [(None, Ok(())), (Some(&reads), Err(Some(page(1))))] {
+            let mut validator = FirstCommitterWins::new(10);
+            let mut admit = |seq: u64, writes: &WriteSet| {
+                validator
+                    .admit(TxnId(seq), CommitSeq(0), writes, reads, CommitSeq(seq))
+                    .map_err(|lost| lost.page)
+            };
+            assert_eq!(admit(1, &pages([1])), Ok(()));
+            assert_eq!(admit(2, &pages([2])), second);
+        }
+    }
+
+    #[test]
+    fn a_size_that_was_read_conflicts_iff_it_changed_and_a_page_that_was_cut_off_has_changed() {
+        let mut validator = FirstCommitterWins::new(10);
+        let mut serializable = |snapshot: u64, reads: ReadSet, writes: &WriteSet, seq: u64| {
+            validator
+                .admit(
+                    TxnId(seq),
+                    CommitSeq(snapshot),
+                    writes,
+                    Some(&reads),
+                    CommitSeq(seq),
+                )
+                .map_err(|lost| (lost.page, lost.winner_seq.0))
+        };
+        let size = || ReadSet::default().with_size();
+        assert_eq!(serializable(0, size(), &pages([2]), 1), Ok(()));
+        assert_eq!(
+            serializable(0, size(), &pages([12]), 2),
+            Ok(()),
+            "it grew by this very one"
+        );
+        assert_eq!(serializable(1, size(), &pages([3]), 3), Err((None, 2)));
+        assert_eq!(serializable(1, ReadSet::default(), &pages([3]), 3), Ok(()));
+        assert_eq!(serializable(3, size(), &pages([1]).with_db_pages(5), 4), Ok(()));
+        assert_eq!(
+            serializable(3, ReadSet::new([page(9)]), &pages([4]), 5),
+            Err((Some(page(9)), 4))
+        );
+        assert_eq!(serializable(3, ReadSet::new([page(5)]), &pages([4]), 5), Ok(()));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use walmend_commit::*;
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// How far back the snapshot lies, the pages, and the size if one is named.
-    Admit(u64, Vec<u32>, Option<u32>),
+    /// How far back the snapshot lies, the pages, the size if one is named, and what was read if that counts.
+    Admit(u64, Vec<u32>, Option<u32>, Option<(Vec<u32>, bool)>),
     /// How many of the unpublished are rolled back.
     RollBack(u64),
     /// How many are published, and how far back the oldest snapshot lies.
@@ -22,10 +22,17 @@ fn pages() -> impl Strategy<Value = Vec<u32>> {
     ]
 }
 
+fn reads() -> impl Strategy<Value = Option<(Vec<u32>, bool)>> {
+    prop::option::weighted(
+        0.4,
+        (prop::collection::vec(1..60_u32, 0..6), prop::bool::weighted(0.2)),
+    )
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        8 => (0..12_u64, pages(), prop::option::weighted(0.2, 1..60_u32))
-            .prop_map(|(back, pages, size)| Op::Admit(back, pages, size)),
+        8 => (0..12_u64, pages(), prop::option::weighted(0.2, 1..60_u32), reads())
+            .prop_map(|(back, pages, size, reads)| Op::Admit(back, pages, size, reads)),
         1 => (0..5_u64).prop_map(Op::RollBack),
         3 => (0..5_u64, 0..6_u64).prop_map(|(count, back)| Op::Publish(count, back)),
     ]
@@ -53,6 +60,15 @@ impl Commit {
         });
         same_page || behind_my_cut || sized
     }
+
+    /// Whether what was read is no longer so after this commit.
+    fn outdates(&self, reads: &ReadSet) -> bool {
+        let changed = |page: &PageNumber| {
+            let cut_off = self.after < self.before && page.get() > self.after;
+            cut_off || self.writes.pages().contains(page)
+        };
+        reads.pages().iter().any(changed) || reads.size() && self.before != self.after
+    }
 }
 
 fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
@@ -63,19 +79,26 @@ fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
         let last = history.last().map_or(0, |commit| commit.seq);
         let now = history.last().map_or(20, |commit| commit.after);
         match op {
-            Op::Admit(back, pages, size) => {
+            Op::Admit(back, pages, size, reads) => {
                 let snapshot = last.saturating_sub(back).max(oldest);
                 let mut writes = WriteSet::new(pages.into_iter().map(|page| PageNumber::new(page).unwrap()));
                 if let Some(size) = size {
                     writes = writes.with_db_pages(size);
                 }
+                let reads = reads.map(|(pages, size)| {
+                    let reads = ReadSet::new(pages.into_iter().map(|page| PageNumber::new(page).unwrap()));
+                    if size { reads.with_size() } else { reads }
+                });
+                let outdates = |commit: &Commit| reads.as_ref().is_some_and(|reads| commit.outdates(reads));
                 let seq = last + 1;
                 let winners: Vec<u64> = history
                     .iter()
-                    .filter(|commit| commit.seq > snapshot && commit.beats(&writes, now))
+                    .filter(|commit| commit.seq > snapshot)
+                    .filter(|commit| commit.beats(&writes, now) || outdates(commit))
                     .map(|commit| commit.seq)
                     .collect();
-                match validator.admit(TxnId(seq * 10), CommitSeq(snapshot), &writes, CommitSeq(seq)) {
+                let (txn, snapshot) = (TxnId(seq * 10), CommitSeq(snapshot));
+                match validator.admit(txn, snapshot, &writes, reads.as_ref(), CommitSeq(seq)) {
                     Ok(()) => {
                         prop_assert!(winners.is_empty(), "{:?} should have won", winners);
                         let after = writes.size_after(now);

@@ -169,6 +169,10 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// A reservation was held for longer than its deadline, so its place went to others.
+    #[error("the reservation was held for too long and was revoked")]
+    Revoked,
+
     /// The operation was cancelled through its `Cx`.
     #[error("cancelled")]
     Cancelled,
@@ -292,6 +296,7 @@ impl Error {
             Self::Full { .. } => ErrorKind::Full,
             Self::Poisoned { .. } => ErrorKind::Poisoned,
             Self::Closed { .. } => ErrorKind::Closed,
+            Self::Revoked => ErrorKind::Revoked,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::DeadlineExceeded { .. } => ErrorKind::DeadlineExceeded,
             Self::Conflict { .. } => ErrorKind::Conflict,
@@ -310,6 +315,7 @@ impl Error {
             | Self::BusyRecovery { .. }
             | Self::Full { .. }
             | Self::DeadlineExceeded { .. }
+            | Self::Revoked
             | Self::Conflict { .. }
             | Self::PageLocked { .. }
             | Self::StaleSnapshot { .. } => true,
@@ -339,6 +345,7 @@ impl Error {
                 "the log still holds what should be there: check the device, then run the checkpoint again"
             }
             Self::Full { .. } => "free some space, then try again",
+            Self::Revoked => "reserve again, and send without delay",
             Self::Poisoned { .. } | Self::OutcomeUnknown { .. } => {
                 "close the store and open it again: opening proves what is durable"
             }
@@ -372,7 +379,7 @@ impl Error {
             Self::Invalid(_) | Self::Closed { .. } => 21, // SQLITE_MISUSE
             Self::Full { .. } => 13,                      // SQLITE_FULL
             Self::Poisoned { .. } | Self::OutcomeUnknown { .. } => 10, // SQLITE_IOERR
-            Self::Cancelled | Self::DeadlineExceeded { .. } => 9, // SQLITE_INTERRUPT
+            Self::Cancelled | Self::Revoked | Self::DeadlineExceeded { .. } => 9, // SQLITE_INTERRUPT
             Self::Conflict { .. } | Self::StaleSnapshot { .. } => 517, // SQLITE_BUSY_SNAPSHOT
             Self::NotCommitted { reason } => reason.sqlite_code(),
             Self::Internal(_) => 2, // SQLITE_INTERNAL

@@ -19,7 +19,7 @@
 mod block_on;
 mod lock;
 
-pub use block_on::{block_on, block_on_deadline};
+pub use block_on::{block_on, block_on_deadline, has_passed, park_until, thread_waker};
 pub use lock::{Condvar, Mutex, MutexGuard};
 
 /// Atomic integers and fences.

@@ -27,7 +27,8 @@ pub use cx::{CancelGuard, Cx};
 pub use numbers::{CommitSeq, FrameNumber, PageNumber, PageSize, Salts, SyncMode, TxnId};
 pub use poison::Poison;
 pub use request::{
-    CommitOutcome, CommitRequest, Conflict, OutcomeToken, PageImage, PagePayload, WriteSet, WriteSetValidator,
+    CommitOutcome, CommitRequest, Conflict, OutcomeToken, PageImage, PagePayload, ReadSet, WriteSet,
+    WriteSetValidator,
 };
 
 pub use walmend_error::{Error, ErrorKind, Result};

@@ -50,6 +50,41 @@ impl WriteSet {
     }
 }
 
+/// The pages that a transaction read, for those that are to be serializable.
+///
+/// It conflicts if any of them, or the size if that was read, has changed since its snapshot: then every
+/// transaction reads what it would have read at the moment of its own commit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReadSet {
+    pages: Vec<PageNumber>,
+    size: bool,
+}
+
+impl ReadSet {
+    /// A read set of these pages, in any order; repeated ones count once.
+    pub fn new(pages: impl IntoIterator<Item = PageNumber>) -> Self {
+        let pages = WriteSet::new(pages).pages;
+        Self { pages, size: false }
+    }
+
+    /// Says that what the transaction did also depends on the size of the database.
+    #[must_use]
+    pub fn with_size(mut self) -> Self {
+        self.size = true;
+        self
+    }
+
+    /// The pages, ascending, each once.
+    pub fn pages(&self) -> &[PageNumber] {
+        &self.pages
+    }
+
+    /// Whether the size of the database was read.
+    pub fn size(&self) -> bool {
+        self.size
+    }
+}
+
 /// One transaction on its way to the log. Generic over what the log is to write.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -60,19 +95,39 @@ pub struct CommitRequest<P> {
     pub snapshot: CommitSeq,
     /// What it writes.
     pub writes: WriteSet,
+    /// What it read, if it is to be serializable; `None` for snapshot isolation.
+    pub reads: Option<ReadSet>,
+    /// The size of the payload in bytes, as far as the byte limit of a batch is concerned.
+    pub bytes: usize,
     /// What the log is to write for it.
     pub payload: P,
 }
 
 impl<P> CommitRequest<P> {
-    /// A request.
+    /// A request under snapshot isolation, whose size counts as 0 bytes.
     pub fn new(txn: TxnId, snapshot: CommitSeq, writes: WriteSet, payload: P) -> Self {
         Self {
             txn,
             snapshot,
             writes,
+            reads: None,
+            bytes: 0,
             payload,
         }
+    }
+
+    /// Asks for serializability: what was read is validated as well.
+    #[must_use]
+    pub fn with_reads(mut self, reads: ReadSet) -> Self {
+        self.reads = Some(reads);
+        self
+    }
+
+    /// Says how large the payload is, in bytes.
+    #[must_use]
+    pub fn with_bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
     }
 }
 
@@ -149,7 +204,7 @@ pub struct OutcomeToken {
 /// Why a request lost against another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conflict {
-    /// The page that both wrote, or `None` for the size of the database.
+    /// The page that the winner wrote and the loser wrote or read, or `None` for the size of the database.
     pub page: Option<PageNumber>,
     /// The transaction that won.
     pub winner: TxnId,
@@ -222,7 +277,8 @@ impl CommitOutcome {
 /// Validation sees requests that were admitted but are not published yet; otherwise updates get lost.
 pub trait WriteSetValidator: Send {
     /// Admits a request as commit `seq`, or says what it lost to. Called in commit order, with strictly
-    /// increasing numbers, except after a rollback. A refused request leaves no trace.
+    /// increasing numbers, except after a rollback. A refused request leaves no trace. `reads` is there for a
+    /// transaction that is to be serializable.
     ///
     /// # Errors
     /// The [`Conflict`].
@@ -231,6 +287,7 @@ pub trait WriteSetValidator: Send {
         txn: TxnId,
         snapshot: CommitSeq,
         writes: &WriteSet,
+        reads: Option<&ReadSet>,
         seq: CommitSeq,
     ) -> Result<(), Conflict>;
 

@@ -42,6 +42,7 @@ pub struct Options {
     pub(crate) create: bool,
     pub(crate) capacity: i64,
     pub(crate) batch_limit: Option<usize>,
+    pub(crate) batch_bytes: usize,
     pub(crate) on_damage: OnDamage,
     pub(crate) synced_every_commit: bool,
     pub(crate) checkpoint_wait: Duration,
@@ -64,6 +65,7 @@ impl Options {
             create: true,
             capacity: 1024,
             batch_limit: None,
+            batch_bytes: 64 << 20,
             on_damage: OnDamage::Refuse,
             synced_every_commit: false,
             checkpoint_wait: Duration::from_secs(1),
@@ -113,6 +115,13 @@ impl Options {
     #[must_use]
     pub fn batch_limit(mut self, commits: usize) -> Self {
         self.batch_limit = Some(commits);
+        self
+    }
+
+    /// How many bytes of pages one batch may hold; a single commit may be larger. Default: 64 MiB.
+    #[must_use]
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.batch_bytes = bytes;
         self
     }
 
@@ -202,6 +211,7 @@ impl fmt::Debug for Options {
             .field("create", &self.create)
             .field("capacity", &self.capacity)
             .field("batch_limit", &self.batch_limit)
+            .field("batch_bytes", &self.batch_bytes)
             .field("on_damage", &self.on_damage)
             .field("writer_synced_every_commit", &self.synced_every_commit)
             .field("checkpoint_wait", &self.checkpoint_wait)

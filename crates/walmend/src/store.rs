@@ -17,16 +17,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use walmend_commit::{
-    FirstCommitterWins, GroupCommit, GroupConfig, LoopEnd, LoopReport, Sender, SharedTotals, channel, spawn,
-};
+use walmend_commit::{FirstCommitterWins, GroupCommit, GroupConfig, Pipeline};
 use walmend_sync::Mutex;
 use walmend_sync::atomic::{AtomicU64, Ordering};
-use walmend_sync::thread::{self, JoinHandle};
-use walmend_types::{CommitSeq, Cx, Error, OutcomeToken, PageNumber, PageSize, Result, TxnId};
+use walmend_types::{CommitSeq, Error, OutcomeToken, PageNumber, PageSize, Result, TxnId};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{
-    CheckpointMode, CheckpointReport, FileSet, LockRegistry, Log, LogConfig, RecoveryReport, lock_exclusive,
+    CheckpointMode, CheckpointReport, FileSet, LockRegistry, Log, LogConfig, LogWriter, RecoveryReport, lock_exclusive,
     unlock_exclusive,
 };
 
@@ -63,24 +60,23 @@ pub(crate) struct Inner {
     pub(crate) pages: Pages,
     pub(crate) page_size: PageSize,
     pub(crate) log: Log,
-    pub(crate) sender: Sender<Payload>,
+    pub(crate) pipeline: Pipeline<Payload, LogWriter, FirstCommitterWins>,
     vfs: Arc<dyn Vfs>,
     path: PathBuf,
     db: Opened,
-    totals: Arc<SharedTotals>,
     repair: Repair,
     checkpoint_wait: Duration,
     next_txn: AtomicU64,
     page_locks: Arc<PageLocks>,
     pub(crate) lock_wait: Duration,
     pub(crate) usage: Usage,
-    cx: Cx,
-    coordinator: Mutex<Option<JoinHandle<LoopReport>>>,
+    /// The database has been given up.
+    closed: Mutex<bool>,
 }
 
-/// How long the coordinator waits for work before it tidies up: the durable watermark is never left unsynced
-/// for much longer than this.
-const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// How long nothing has to happen before the log tidies up. It does so within twice this time after the last
+/// commit, so the durable watermark is never left unsynced for more than 100 ms.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
 
 impl Store {
     /// Opens a database for this process alone, creating it where it is missing, and recovers its log.
@@ -158,13 +154,11 @@ impl Store {
         let repair = mended.protect(&log, recovery.decision, files, options)?;
         let status = log.status();
 
-        let (sender, receiver) = channel(options.capacity);
         let oldest = log.clone();
         let group = GroupConfig::default()
             .last_seq(status.commit_seq)
-            .batch_limit(options.batch_limit.unwrap_or_else(|| sender.capacity()))
-            // What comes in during one sync makes up the next batch: a lone writer must not wait for company.
-            .drain_timeout(Duration::ZERO)
+            .batch_limit(options.batch_limit.unwrap_or(usize::MAX))
+            .batch_bytes(options.batch_bytes)
             .idle_wait(IDLE_WAIT)
             .poison(log.poison().clone())
             .oldest_snapshot(move || oldest.oldest_snapshot());
@@ -173,9 +167,7 @@ impl Store {
             FirstCommitterWins::new(status.db_pages),
             group,
         );
-        let totals = group.totals();
-        let cx = Cx::new();
-        let coordinator = spawn(group, receiver, cx.clone())?;
+        let pipeline = Pipeline::start(group, options.capacity)?;
 
         let report = OpenReport {
             created,
@@ -192,19 +184,17 @@ impl Store {
             pages: identity.pages,
             page_size: identity.page_size,
             log,
-            sender,
+            pipeline,
             vfs: Arc::clone(vfs),
             path: files.db.clone(),
             db: opened,
-            totals,
             repair,
             checkpoint_wait: options.checkpoint_wait,
             next_txn: AtomicU64::new(1),
             page_locks: Arc::new(PageLocks::new()),
             lock_wait: options.lock_wait,
             usage: Usage::default(),
-            cx,
-            coordinator: Mutex::new(Some(coordinator)),
+            closed: Mutex::new(false),
         };
         Ok((Self(Arc::new(inner)), report))
     }
@@ -268,7 +258,7 @@ impl Store {
 
     /// Counters, and how the store stands.
     pub fn stats(&self) -> Stats {
-        let totals = self.0.totals.snapshot();
+        let totals = self.0.pipeline.totals().snapshot();
         let log = self.0.log.status();
         Stats {
             commits: totals.commits,
@@ -276,8 +266,8 @@ impl Store {
             syncs: totals.syncs,
             conflicts: totals.conflicts,
             failed: totals.failed,
-            occupancy: self.0.sender.occupancy(),
-            capacity: self.0.sender.capacity(),
+            occupancy: self.0.pipeline.occupancy(),
+            capacity: self.0.pipeline.capacity(),
             log_frames: log.frames,
             backfilled_frames: log.backfilled,
             log_bytes: walmend_wal::frame_offset(log.frames + 1, self.0.page_size),
@@ -325,7 +315,7 @@ impl Store {
     /// next opening makes up for what is not. It does not checkpoint; the log stays, and is recovered by the next one to open it, sqlite3 included.
     ///
     /// # Errors
-    /// I/O errors, [`Error::Internal`] if the commit thread had panicked. The store is closed all the same.
+    /// I/O errors. The store is closed all the same.
     pub fn close(self) -> Result<()> {
         self.0.close()
     }
@@ -334,25 +324,12 @@ impl Store {
 impl Inner {
     fn close(&self) -> Result<()> {
         // Held to the end, so that a second caller returns when the database is given up, and not before.
-        let mut coordinator = self.coordinator.lock();
-        let Some(thread) = coordinator.take() else {
+        let mut closed = self.closed.lock();
+        if std::mem::replace(&mut *closed, true) {
             return Ok(());
-        };
+        }
         self.usage.close();
-        self.cx.cancel();
-        // The commit thread itself comes here if it drops the last future that holds the store; it cannot wait
-        // for itself, and ends right after.
-        let ended = if thread.thread().id() == thread::current().id() {
-            Ok(())
-        } else {
-            match thread.join().map(|report| report.end) {
-                Ok(LoopEnd::Panicked(what)) => {
-                    Err(Error::Internal(format!("the commit thread has ended: {what}")))
-                }
-                Ok(_) => Ok(()),
-                Err(_) => Err(Error::Internal("the commit thread has panicked".into())),
-            }
-        };
+        self.pipeline.close();
         self.repair.close();
         // Whatever happened, the lock is given up.
         let tidied = if self.log.poison().reason().is_none() {
@@ -361,7 +338,7 @@ impl Inner {
             Ok(())
         };
         let unlocked = unlock_exclusive(&*self.db.file);
-        ended.and(tidied).and(unlocked)
+        tidied.and(unlocked)
     }
 }
 

@@ -199,15 +199,7 @@ impl Txn {
             Ok(parts) => parts,
             Err(outcome) => return outcome,
         };
-        let ticket = store
-            .store
-            .sender
-            .reserve()
-            .and_then(|permit| Ok(permit.send(request)?));
-        match ticket {
-            Ok(ticket) => ticket.wait(),
-            Err(reason) => CommitOutcome::NotCommitted { reason },
-        }
+        store.store.pipeline.commit(request)
     }
 
     /// Like [`commit`](Self::commit), without blocking the thread. Once the future has been polled past its
@@ -260,7 +252,9 @@ impl Txn {
             _snapshot: Arc::clone(&self.snapshot.mark),
             _locks: self.locks,
         };
-        let request = CommitRequest::new(self.id, self.snapshot.commit_seq(), writes, payload);
+        let bytes = payload.images.len() * self.snapshot.store.page_size.as_usize();
+        let request =
+            CommitRequest::new(self.id, self.snapshot.commit_seq(), writes, payload).with_bytes(bytes);
         Ok((self.snapshot, request))
     }
 
@@ -369,7 +363,7 @@ impl Stage {
     fn start(snapshot: Snapshot, request: CommitRequest<Payload>) -> Self {
         let store = snapshot.store;
         Self::Reserving(Box::pin(async move {
-            let reserve: Reserve<'_, Payload> = store.sender.reserve_async();
+            let reserve: Reserve<'_, Payload> = store.pipeline.sender()?.reserve_async();
             Ok(reserve.await?.send(request)?)
         }))
     }

@@ -6,13 +6,16 @@
 //! - A reserver waits only while all slots are taken. Whoever frees a slot hands it to the first waiter in
 //!   the same step, so no slot is ever free while somebody waits, and each freed slot wakes one waiter.
 //! - The receiver is woken exactly when the first entry of the row turns from reserved into sent, or when
-//!   nothing can come any more.
+//!   nothing can come any more. A channel that its senders lead has no receiver: there, one of them is told to
+//!   look (see the module `lead`).
 
+use super::lead::Leadership;
 use super::ring::Ring;
 use crate::ticket::Resolver;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use walmend_sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use walmend_sync::{Mutex, MutexGuard, has_passed};
 use walmend_types::{CommitRequest, Error};
 
 /// How the channel calls itself in [`Error::Closed`].
@@ -30,6 +33,15 @@ pub(crate) struct Place {
     pub(crate) number: u64,
 }
 
+impl Place {
+    /// The place of a permit that has been used; numbers count from 1.
+    pub(crate) const NOWHERE: Self = Self { key: 0, number: 0 };
+
+    pub(crate) fn is_nowhere(self) -> bool {
+        self.number == 0
+    }
+}
+
 /// A request with what answers its writer.
 pub(crate) type Item<P> = (CommitRequest<P>, Resolver);
 
@@ -37,6 +49,8 @@ struct Slot<P> {
     number: u64,
     /// `None` while only reserved.
     sent: Option<Item<P>>,
+    /// When the reservation is revoked, if it is still not sent by then.
+    due: Option<Instant>,
 }
 
 enum Waiter {
@@ -48,7 +62,8 @@ enum Waiter {
 /// What the first entry of the row says to the receiver.
 pub(crate) enum Next<P> {
     Item(u64, Item<P>),
-    NotYet,
+    /// With the time when the reservation that stands in the way is revoked, if there is one.
+    NotYet(Option<Instant>),
     NoMore,
 }
 
@@ -57,14 +72,33 @@ pub(crate) enum Next<P> {
 #[must_use]
 #[derive(Default)]
 pub(crate) struct Wakes {
-    receiver: Option<Waker>,
-    reserver: Option<Waker>,
+    /// Whoever has work to do first.
+    first: Option<Waker>,
+    more: Vec<Waker>,
 }
 
 impl Wakes {
+    pub(crate) fn of(waker: Option<Waker>) -> Self {
+        Self {
+            first: waker,
+            more: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, waker: Option<Waker>) {
+        match self.first {
+            None => self.first = waker,
+            Some(_) => self.more.extend(waker),
+        }
+    }
+
+    pub(crate) fn extend(&mut self, wakes: Self) {
+        self.add(wakes.first);
+        self.more.extend(wakes.more);
+    }
+
     pub(crate) fn wake(self) {
-        // The receiver first: it has the work.
-        for waker in [self.receiver, self.reserver].into_iter().flatten() {
+        for waker in self.first.into_iter().chain(self.more) {
             waker.wake();
         }
     }
@@ -75,10 +109,13 @@ pub(crate) struct Shared<P> {
 }
 
 impl<P> Shared<P> {
-    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+    pub(crate) fn new(capacity: usize, deadline: Option<Duration>, lead: Option<Leadership>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 capacity,
+                deadline,
+                reserved: 0,
+                lead,
                 slots: Ring::new(),
                 waiters: Ring::new(),
                 receiver: None,
@@ -103,6 +140,12 @@ impl<P> Shared<P> {
 
 pub(crate) struct State<P> {
     pub(crate) capacity: usize,
+    /// How long a reservation may stay unsent before what stands behind it goes on without it.
+    deadline: Option<Duration>,
+    /// Slots that are reserved and not sent.
+    pub(super) reserved: usize,
+    /// Who takes batches, where the senders do that themselves.
+    pub(super) lead: Option<Leadership>,
     slots: Ring<Slot<P>>,
     waiters: Ring<Waiter>,
     /// The receiver's waker, while it waits.
@@ -125,7 +168,15 @@ impl<P> State<P> {
         }
         let number = self.next_number;
         self.next_number += 1;
-        let key = self.slots.push_back(Slot { number, sent: None });
+        self.reserved += 1;
+        let due = self
+            .deadline
+            .and_then(|deadline| Instant::now().checked_add(deadline));
+        let key = self.slots.push_back(Slot {
+            number,
+            sent: None,
+            due,
+        });
         Some(Place { key, number })
     }
 
@@ -181,13 +232,58 @@ impl<P> State<P> {
         }
     }
 
-    /// The receiver's waker, if there is now something for it to see.
-    fn wake_receiver(&mut self) -> Option<Waker> {
+    /// Whom to wake if there is now something for the receiver, or for a leader, to see.
+    fn wake_receiver(&mut self) -> Wakes {
+        if self.lead.is_some() {
+            return self.signal();
+        }
         let something = match self.slots.front().and_then(|key| self.slots.get(key)) {
-            Some(first) => first.sent.is_some(),
+            Some(first) => first.sent.is_some() || first.due.is_some(),
             None => self.closed || self.senders == 0,
         };
-        if something { self.receiver.take() } else { None }
+        Wakes::of(if something { self.receiver.take() } else { None })
+    }
+
+    /// The first request of the row, if it has been sent.
+    pub(super) fn first_sent(&self) -> Option<&CommitRequest<P>> {
+        let first = self.slots.get(self.slots.front()?)?;
+        first.sent.as_ref().map(|(request, _)| request)
+    }
+
+    /// When the first entry of the row is revoked, if it is only reserved and there is a deadline.
+    pub(crate) fn first_due(&self) -> Option<Instant> {
+        let first = self.slots.get(self.slots.front()?)?;
+        first.due.filter(|_| first.sent.is_none())
+    }
+
+    /// Takes the place of the first entry away.
+    pub(super) fn revoke_first(&mut self) -> Wakes {
+        let Some(key) = self.slots.front() else {
+            return Wakes::default();
+        };
+        let Some(revoked) = self.slots.remove(key) else {
+            return Wakes::default();
+        };
+        self.reserved -= 1;
+        tracing::warn!(
+            target: "walmend::commit::channel",
+            number = revoked.number,
+            "a reservation was held past its deadline and is revoked"
+        );
+        Wakes::of(self.grant())
+    }
+
+    /// Revokes what stands first and is past its deadline; answers how many. The receiver is then to look again.
+    pub(crate) fn revoke_overdue(&mut self, now: Instant) -> (usize, Wakes) {
+        let (mut revoked, mut wakes) = (0, Wakes::default());
+        while self.first_due().is_some_and(|due| due <= now) {
+            wakes.extend(self.revoke_first());
+            revoked += 1;
+        }
+        if revoked > 0 {
+            wakes.extend(self.wake_receiver());
+        }
+        (revoked, wakes)
     }
 
     fn is_reserved(&self, place: Place) -> bool {
@@ -197,64 +293,97 @@ impl<P> State<P> {
     }
 
     /// Puts the request into its slot, or hands it back if the slot was taken away.
+    pub(crate) fn fill(&mut self, place: Place, item: Item<P>) -> Result<(), Item<P>> {
+        let slot = self.slots.get_mut(place.key);
+        match slot.filter(|slot| slot.number == place.number && slot.sent.is_none()) {
+            Some(slot) => {
+                slot.sent = Some(item);
+                self.reserved -= 1;
+                Ok(())
+            }
+            None => Err(item),
+        }
+    }
+
+    /// [`fill`](Self::fill), and whoever receives is told.
     pub(crate) fn send(&mut self, place: Place, item: Item<P>) -> (Result<(), Item<P>>, Wakes) {
-        if !self.is_reserved(place) {
+        if let Err(item) = self.fill(place, item) {
             return (Err(item), Wakes::default());
         }
-        if let Some(slot) = self.slots.get_mut(place.key) {
-            slot.sent = Some(item);
+        if let Some(lead) = &mut self.lead {
+            lead.gather.arrived();
         }
-        let receiver = if self.slots.front() == Some(place.key) {
-            self.wake_receiver()
-        } else {
-            None
-        };
-        let wakes = Wakes {
-            receiver,
-            reserver: None,
+        // Behind a reservation with a deadline, the receiver is to watch the clock from now on.
+        let first = self.slots.front() == Some(place.key) || self.deadline.is_some();
+        let wakes = match first || self.lead.is_some() {
+            true => self.wake_receiver(),
+            false => Wakes::default(),
         };
         (Ok(()), wakes)
     }
 
-    /// Gives a reserved slot back, wherever it stands in the row.
-    pub(crate) fn abort(&mut self, place: Place) -> Wakes {
+    /// Why a permit's place is gone.
+    pub(crate) fn why_refused(&self) -> Error {
+        if self.closed { closed() } else { Error::Revoked }
+    }
+
+    /// Gives a reserved slot back, wherever it stands in the row; answers whether it still was its holder's.
+    pub(crate) fn abort(&mut self, place: Place) -> (bool, Wakes) {
         if !self.is_reserved(place) {
-            return Wakes::default();
+            return (false, Wakes::default());
         }
         let was_first = self.slots.front() == Some(place.key);
         self.slots.remove(place.key);
-        let reserver = self.grant();
-        let receiver = if was_first { self.wake_receiver() } else { None };
-        Wakes { receiver, reserver }
+        self.reserved -= 1;
+        let grant = self.grant();
+        let mut wakes = match was_first || self.lead.is_some() {
+            // The receiver first: it has the work.
+            true => self.wake_receiver(),
+            false => Wakes::default(),
+        };
+        wakes.add(grant);
+        (true, wakes)
+    }
+
+    /// Takes the first entry out, which has been sent.
+    pub(super) fn pop(&mut self) -> Option<(u64, Item<P>, Wakes)> {
+        let key = self.slots.front()?;
+        self.slots.get(key)?.sent.as_ref()?;
+        let slot = self.slots.remove(key)?;
+        Some((slot.number, slot.sent?, Wakes::of(self.grant())))
     }
 
     /// Takes the first entry if it has been sent.
     pub(crate) fn take_next(&mut self) -> (Next<P>, Wakes) {
-        let Some(key) = self.slots.front() else {
-            let next = if self.closed || self.senders == 0 {
-                Next::NoMore
-            } else {
-                Next::NotYet
-            };
-            return (next, Wakes::default());
-        };
-        if self.slots.get(key).is_none_or(|slot| slot.sent.is_none()) {
-            return (Next::NotYet, Wakes::default());
+        let mut wakes = Wakes::default();
+        while self.first_due().is_some_and(has_passed) {
+            wakes.extend(self.revoke_first());
         }
-        let taken = self
-            .slots
-            .remove(key)
-            .and_then(|slot| Some((slot.number, slot.sent?)));
-        match taken {
-            Some((number, item)) => {
-                let wakes = Wakes {
-                    receiver: None,
-                    reserver: self.grant(),
-                };
+        match self.pop() {
+            Some((number, item, grant)) => {
+                wakes.extend(grant);
                 (Next::Item(number, item), wakes)
             }
-            None => (Next::NotYet, Wakes::default()),
+            None if self.slots.front().is_none() && (self.closed || self.senders == 0) => {
+                (Next::NoMore, wakes)
+            }
+            None => (Next::NotYet(self.first_due()), wakes),
         }
+    }
+
+    /// Tells the first writer that waits on its own thread to look.
+    pub(super) fn tell_first_writer(&mut self) -> Option<Waker> {
+        let mut at = self.slots.front();
+        while let Some(key) = at {
+            let sent = self.slots.get(key).and_then(|slot| slot.sent.as_ref());
+            if let Some((_, resolver)) = sent
+                && resolver.can_lead()
+            {
+                return resolver.tell_to_look();
+            }
+            at = self.slots.after(key);
+        }
+        None
     }
 
     /// Remembers whom to wake for the receiver; hands out the waker that it replaces.
@@ -273,22 +402,18 @@ impl<P> State<P> {
     /// One sender fewer.
     pub(crate) fn drop_sender(&mut self) -> Wakes {
         self.senders -= 1;
-        let receiver = if self.senders == 0 {
-            self.wake_receiver()
-        } else {
-            None
-        };
-        Wakes {
-            receiver,
-            reserver: None,
+        match self.senders {
+            0 => self.wake_receiver(),
+            _ => Wakes::default(),
         }
     }
 
     /// No more reservations: waiting ones are refused, open ones lose their slots, what was sent stays.
-    /// Answers the wakers of the refused.
-    pub(crate) fn close(&mut self) -> Vec<Waker> {
+    /// Answers whom to wake: the refused, and a leader for what is no longer held back.
+    pub(crate) fn close(&mut self) -> Wakes {
+        let mut wakes = Wakes::default();
         if std::mem::replace(&mut self.closed, true) {
-            return Vec::new();
+            return wakes;
         }
         let mut at = self.slots.front();
         while let Some(key) = at {
@@ -297,15 +422,18 @@ impl<P> State<P> {
                 self.slots.remove(key);
             }
         }
-        let mut wakers = Vec::new();
+        self.reserved = 0;
         while let Some(key) = self.waiters.front() {
             self.waiters.unlink(key);
             if let Some(waiter) = self.waiters.get_mut(key)
                 && let Waiter::Waiting(waker) = std::mem::replace(waiter, Waiter::Refused)
             {
-                wakers.push(waker);
+                wakes.add(Some(waker));
             }
         }
-        wakers
+        if self.lead.is_some() {
+            wakes.extend(self.signal());
+        }
+        wakes
     }
 }
