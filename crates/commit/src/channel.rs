@@ -17,9 +17,9 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_sync::{block_on, block_on_deadline};
 use walmend_types::{Error, Result};
 

@@ -1,33 +1,27 @@
 //! Two-phase commit channel and group commit, for any log.
 //!
-//! Writers reserve a place in a bounded [`channel`], then send their request into it; a [`GroupCommit`] takes
-//! what is ready, in the order of the reservations, validates it, appends it to a log, makes the whole batch
-//! durable with one sync, publishes it, and answers every writer's [`Ticket`]. The log is whatever implements
-//! [`WalBatchWriter`]; what conflicts with what is up to a [`WriteSetValidator`].
+//! Writers hand requests to a [`Pipeline`]. Whoever commits and finds nobody leading takes what is there as one
+//! batch, validates it, appends it to a log, makes it durable with one sync, publishes it, and answers every
+//! writer in it; the next batch is appended during that sync. The log is whatever implements [`WalBatchWriter`]; what
+//! conflicts with what is up to a [`WriteSetValidator`].
 //!
 //! ```
-//! use walmend_commit::{
-//!     CommitRequest, CommitSeq, Cx, FirstCommitterWins, GroupCommit, GroupConfig, MemoryWriter, PageNumber,
-//!     TxnId, WriteSet, channel, spawn,
-//! };
+//! use walmend_commit::*;
 //!
-//! let (sender, receiver) = channel::<&str>(16);
 //! let log = MemoryWriter::new();
 //! let group = GroupCommit::new(log.clone(), FirstCommitterWins::new(0), GroupConfig::default());
-//! let cx = Cx::new();
-//! let thread = spawn(group, receiver, cx.clone())?;
+//! let pipeline = Pipeline::start(group, 16)?;
 //!
 //! let writes = WriteSet::new([PageNumber::new(1)?]);
 //! let request = CommitRequest::new(TxnId(1), CommitSeq(0), writes, "hello");
-//! let ticket = sender.reserve()?.send(request)?;
-//! assert_eq!(ticket.wait().into_result()?, CommitSeq(1));
-//!
-//! cx.cancel();
-//! let report = thread.join().expect("the loop catches panics");
-//! assert_eq!((report.totals.commits, report.totals.syncs), (1, 1));
+//! assert_eq!(pipeline.commit(request).into_result()?, CommitSeq(1));
 //! assert_eq!(log.published()[0].payload, "hello");
-//! # Ok::<(), walmend_commit::Error>(())
+//! # Ok::<(), Error>(())
 //! ```
+//!
+//! The parts can be had one by one: the two-phase [`channel`], in which writers reserve a place and then send, and
+//! which delivers in the order of the reservations; the [`GroupCommit`] for one thread that does all the work; the
+//! functions that say how large a batch and a channel should be.
 //!
 //! # What a writer can rely on
 //!
@@ -39,7 +33,8 @@
 //! # What it is not
 //!
 //! Not a log, not a transaction manager: it keeps no pages and hands out no snapshots. Write sets alone give
-//! snapshot isolation, which permits write skew. It uses no async runtime and needs none.
+//! snapshot isolation, which permits write skew; requests that bring their [`ReadSet`] are serializable. It uses no
+//! async runtime and needs none.
 
 mod channel;
 mod config;

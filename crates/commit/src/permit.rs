@@ -4,7 +4,7 @@ use crate::channel::{Place, Shared};
 use crate::ticket::{Ticket, ticket};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_types::{CommitRequest, Error};
 
 /// A place in the channel, to be used once. Dropping it gives its place back as [`abort`](Self::abort) does; a
@@ -48,6 +48,7 @@ impl<P> Permit<P> {
     /// # Errors
     /// [`SendError`] with the request in it: [`Error::Closed`] if the receiver is closed or gone,
     /// [`Error::Revoked`] if this permit was held past its deadline.
+    #[expect(clippy::result_large_err, reason = "it hands the request back")]
     pub fn send(self, request: CommitRequest<P>) -> Result<Ticket, SendError<CommitRequest<P>>> {
         let (ticket, resolver) = ticket(self.place.number, false);
         let shared = Arc::clone(&self.shared);

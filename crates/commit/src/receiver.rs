@@ -119,15 +119,14 @@ impl<P> Receiver<P> {
         watch: Option<&CancelWatch>,
         deadline: Option<Instant>,
     ) -> Result<Sent<P>, RecvError> {
-        let shared = Arc::clone(&self.shared);
         loop {
-            let due = shared.lock().first_due();
+            let due = self.shared.lock().first_due();
             let mut recv = self.recv_async();
-            let both = poll_fn(|context| match Pin::new(&mut recv).poll(context) {
-                Poll::Ready(received) => Poll::Ready(Some(received)),
+            let both = poll_fn(|context| match recv.poll_next(context) {
+                Ok(received) => Poll::Ready(Some(received)),
                 // Another reservation stands first now: another time to wake up at.
-                Poll::Pending if shared.lock().first_due() != due => Poll::Ready(None),
-                Poll::Pending => match watch {
+                Err(now_due) if now_due != due => Poll::Ready(None),
+                Err(_) => match watch {
                     Some(watch) => watch.poll(context).map(|()| Some(Err(RecvError::Cancelled))),
                     None => Poll::Pending,
                 },
@@ -202,10 +201,10 @@ pub struct Recv<'a, P> {
     receiver: &'a mut Receiver<P>,
 }
 
-impl<P> Future for Recv<'_, P> {
-    type Output = Result<Sent<P>, RecvError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+impl<P> Recv<'_, P> {
+    /// What is next; if nothing yet, the waker is told later, and the answer is when the reservation that stands in
+    /// the way is revoked.
+    fn poll_next(&mut self, context: &Context<'_>) -> Result<Result<Sent<P>, RecvError>, Option<Instant>> {
         // Looking and queueing are one step: between two, a send would go unnoticed.
         let (next, replaced) = self.receiver.shared.step(|state| match state.take_next() {
             (Next::NotYet(due), wakes) => {
@@ -216,12 +215,18 @@ impl<P> Future for Recv<'_, P> {
         });
         drop(replaced);
         match next {
-            Next::Item(number, (request, resolver)) => {
-                Poll::Ready(Ok(Sent::from_parts(number, request, resolver)))
-            }
-            Next::NotYet(_) => Poll::Pending,
-            Next::NoMore => Poll::Ready(Err(RecvError::Disconnected)),
+            Next::Item(number, (request, resolver)) => Ok(Ok(Sent::from_parts(number, request, resolver))),
+            Next::NotYet(due) => Err(due),
+            Next::NoMore => Ok(Err(RecvError::Disconnected)),
         }
+    }
+}
+
+impl<P> Future for Recv<'_, P> {
+    type Output = Result<Sent<P>, RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_next(context).map_or(Poll::Pending, Poll::Ready)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a group commit says about its work.
 
+use crate::ticket::Sent;
 use crate::totals::Totals;
-use walmend_types::{CommitSeq, Conflict, Error, TxnId};
+use walmend_types::{CommitOutcome, CommitSeq, Conflict, Error, TxnId};
 
 /// The phases of a batch, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +72,41 @@ impl BatchReport {
     /// How many requests the batch had.
     pub fn requests(&self) -> usize {
         self.committed.len() + self.conflicted.len() + self.failed.len()
+    }
+
+    /// Takes down what one request was answered.
+    pub(crate) fn note<P>(&mut self, sent: &Sent<P>, outcome: &CommitOutcome) {
+        let (number, txn) = (sent.number(), sent.request().txn);
+        match outcome {
+            CommitOutcome::Committed {
+                wal_offset,
+                commit_seq,
+            } => self.committed.push(Committed {
+                number,
+                txn,
+                commit_seq: *commit_seq,
+                wal_offset: *wal_offset,
+            }),
+            CommitOutcome::Conflict(conflict) => self.conflicted.push(Conflicted {
+                number,
+                txn,
+                conflict: *conflict,
+            }),
+            CommitOutcome::NotCommitted { reason } => self.failed.push(Failed {
+                number,
+                txn,
+                error: Error::NotCommitted {
+                    reason: Box::new(reason.clone()),
+                },
+            }),
+            CommitOutcome::OutcomeUnknown { reason, .. } => self.failed.push(Failed {
+                number,
+                txn,
+                error: Error::OutcomeUnknown {
+                    reason: Box::new(reason.clone()),
+                },
+            }),
+        }
     }
 }
 

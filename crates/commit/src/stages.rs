@@ -6,7 +6,7 @@
 //! failed append is cleared away with no sync under way and no other append behind it.
 
 use crate::config::GroupConfig;
-use crate::report::{BatchReport, Committed, Conflicted, Failed, Phase};
+use crate::report::{BatchReport, Phase};
 use crate::ticket::Sent;
 use crate::totals::{SharedTotals, Totals};
 use std::any::Any;
@@ -434,7 +434,7 @@ impl<P, M> InFlight<P, M> {
             ..BatchReport::default()
         };
         for (sent, outcome) in self.batch.iter().zip(outcomes) {
-            note(&mut report, sent, outcome);
+            report.note(sent, outcome);
         }
         report
     }
@@ -459,40 +459,6 @@ fn admitted<'a, P>(
             Verdict::Admitted(seq) => Some((sent, *seq)),
             Verdict::Lost(_) => None,
         })
-}
-
-fn note<P>(report: &mut BatchReport, sent: &Sent<P>, outcome: &CommitOutcome) {
-    let (number, txn) = (sent.number(), sent.request().txn);
-    match outcome {
-        CommitOutcome::Committed {
-            wal_offset,
-            commit_seq,
-        } => report.committed.push(Committed {
-            number,
-            txn,
-            commit_seq: *commit_seq,
-            wal_offset: *wal_offset,
-        }),
-        CommitOutcome::Conflict(conflict) => report.conflicted.push(Conflicted {
-            number,
-            txn,
-            conflict: *conflict,
-        }),
-        CommitOutcome::NotCommitted { reason } => report.failed.push(Failed {
-            number,
-            txn,
-            error: Error::NotCommitted {
-                reason: Box::new(reason.clone()),
-            },
-        }),
-        CommitOutcome::OutcomeUnknown { reason, .. } => report.failed.push(Failed {
-            number,
-            txn,
-            error: Error::OutcomeUnknown {
-                reason: Box::new(reason.clone()),
-            },
-        }),
-    }
 }
 
 /// Calls what is not ours; a panic in it becomes an error.

@@ -23,8 +23,8 @@ use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_types::{CommitSeq, Error, OutcomeToken, PageNumber, PageSize, Result, TxnId};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{
-    CheckpointMode, CheckpointReport, FileSet, LockRegistry, Log, LogConfig, LogWriter, RecoveryReport, lock_exclusive,
-    unlock_exclusive,
+    CheckpointMode, CheckpointReport, FileSet, LockRegistry, Log, LogConfig, LogWriter, RecoveryReport,
+    lock_exclusive, unlock_exclusive,
 };
 
 /// An open database. Clones are one store. It is closed by [`close`](Self::close), or when the last clone,
