@@ -61,7 +61,7 @@ impl EventLog {
         heads.sort_unstable();
         let mut validator = FirstCommitterWins::new(0);
         for (seq, stream) in heads {
-            validator.admit(TxnId(0), seq, &WriteSet::new([stream]), seq)?;
+            validator.admit(TxnId(0), seq, &WriteSet::new([stream]), None, seq)?;
         }
 
         // Nobody says what the oldest snapshot is: an appender may have seen its stream as long ago as it likes.
