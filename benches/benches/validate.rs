@@ -68,7 +68,7 @@ impl Bench {
         self.last += 1;
         let admitted = self
             .validator
-            .admit(TxnId(self.last), snapshot, writes, CommitSeq(self.last));
+            .admit(TxnId(self.last), snapshot, writes, None, CommitSeq(self.last));
         assert!(admitted.is_ok(), "everybody has seen everything");
         let oldest = if self.old_snapshot { 0 } else { self.last };
         self.validator.published(CommitSeq(self.last), CommitSeq(oldest));
