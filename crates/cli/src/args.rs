@@ -250,6 +250,9 @@ pub(crate) struct Drill {
     /// Makes the same plan as another drill did. Default: a new one.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Draws the lives as a picture as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
     /// Prints one JSON object, for scripts.
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,6 +2,8 @@
 //! draws with the same code.
 
 use std::fmt::Write;
+use std::path::Path;
+use walmend_error::{Error, Result};
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
@@ -37,6 +39,14 @@ pub(crate) struct Series {
 }
 
 impl Chart {
+    /// Writes the picture to a file.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, self.svg()).map_err(|error| Error::io("write", path, None, error))
+    }
+
     /// The whole file.
     pub(crate) fn svg(&self) -> String {
         let values = || {

@@ -33,7 +33,18 @@ fn passed(run: Run, kills: u64) -> Value {
 
 #[test]
 fn nothing_is_lost_by_five_kills() {
-    let report = passed(walmend(["drill", "--kills", "5", "--seed", "7", "--json"]), 5);
+    let folder = tempfile::tempdir().unwrap();
+    let svg = folder.path().join("drill.svg");
+    let picture = svg.to_str().unwrap();
+    let report = passed(
+        walmend(["drill", "--kills", "5", "--seed", "7", "--json", "--svg", picture]),
+        5,
+    );
+    let picture = fs::read_to_string(&svg).unwrap();
+    assert!(
+        picture.starts_with("<svg ") && picture.contains("0 lost in 5 kills"),
+        "{picture}"
+    );
     assert_eq!(report["seed"], 7);
     assert_eq!(report["flips"], 16);
     assert_eq!(report["result"], Value::Null, "the temporary folder is gone");

@@ -1,6 +1,6 @@
 //! What every file system here refuses in the same way, before anything is touched.
 
-use crate::{DIRECT_BLOCK, LockRange, OpenFlags};
+use crate::{LockRange, OpenFlags};
 use std::path::Path;
 use walmend_types::{Error, Result};
 
@@ -65,7 +65,9 @@ pub(crate) fn ordered(start: u64, end: u64) -> Result<()> {
 }
 
 /// Whether a direct write is of whole blocks, from aligned memory.
+#[cfg(feature = "sim")]
 pub(crate) fn aligned(blocks: &[u8], offset: u64) -> bool {
+    use crate::DIRECT_BLOCK;
     blocks.as_ptr().align_offset(DIRECT_BLOCK) == 0
         && blocks.len().is_multiple_of(DIRECT_BLOCK)
         && offset.is_multiple_of(DIRECT_BLOCK as u64)

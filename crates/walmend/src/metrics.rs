@@ -19,6 +19,7 @@ impl Stats {
         total("walmend_syncs_total", self.syncs);
         total("walmend_conflicts_total", self.conflicts);
         total("walmend_failed_total", self.failed);
+        total("walmend_mended_frames_total", self.mended_frames);
         now("walmend_channel_occupancy", self.occupancy as f64);
         now("walmend_channel_capacity", self.capacity as f64);
         now("walmend_log_frames", self.log_frames.into());

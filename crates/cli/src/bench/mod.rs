@@ -64,17 +64,13 @@ pub(crate) fn run(args: &args::Bench, out: &Output) -> Result<Status> {
     drop(progress);
     drop(folder);
     if let Some(path) = &args.svg {
-        write_picture(path, &report.svg())?;
+        report.chart().write(path)?;
     }
     match out.json() {
         true => out.object(&report)?,
         false => out.text(&report.text(out))?,
     }
     Ok(Status::Well)
-}
-
-fn write_picture(path: &Path, svg: &str) -> Result<()> {
-    std::fs::write(path, svg).map_err(|error| Error::io("write", path, None, error))
 }
 
 impl Plan {

@@ -115,7 +115,7 @@ impl Report {
         text
     }
 
-    pub(super) fn svg(&self) -> String {
+    pub(super) fn chart(&self) -> Chart {
         let series = |name: &str, rate: fn(&Row) -> f64| Series {
             name: name.into(),
             values: self.rows.iter().map(|row| Some(rate(row))).collect(),
@@ -129,7 +129,6 @@ impl Report {
                 series("raw limit of the disk", |row| row.raw_commits_per_second),
             ],
         }
-        .svg()
     }
 }
 

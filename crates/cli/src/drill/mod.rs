@@ -67,6 +67,9 @@ pub(crate) fn run(args: &args::Drill, out: &Output) -> Result<Status> {
     if args.dir.is_some() || worth_keeping {
         report.result = Some(folder.path().display().to_string());
     }
+    if let Some(path) = &args.svg {
+        report.chart().write(path)?;
+    }
     if out.json() {
         out.object(&report)?;
     } else {
@@ -248,10 +251,12 @@ impl<'a> Drill<'a> {
         } else if checked.unheard > 0 {
             self.problem("a child that was not killed left commits that it never acknowledged".into());
         }
+        let line = row.line();
+        self.report.lives.push(row);
         if self.out.json() {
             return Ok(());
         }
-        self.out.text(&row.line())
+        self.out.text(&line)
     }
 
     /// The versions after the acknowledgements of a life.

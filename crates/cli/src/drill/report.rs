@@ -2,6 +2,7 @@
 
 use crate::format::{bytes, count, number};
 use crate::output::Output;
+use crate::svg::{Chart, Series};
 use serde::Serialize;
 use std::fmt::Write;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(super) struct Report {
     /// Where the files are, if they were kept.
     pub(super) result: Option<String>,
     pub(super) seconds: Seconds,
+    #[serde(skip)]
+    pub(super) lives: Vec<Row>,
     #[serde(skip)]
     pub(super) in_memory: bool,
     #[serde(skip)]
@@ -111,6 +114,29 @@ impl Report {
         );
         let _ = writeln!(text, "{}", out.strong(&heading));
         text
+    }
+
+    /// What came back of each life.
+    pub(super) fn chart(&self) -> Chart {
+        let series = |name: &str, value: fn(&Row) -> f64| Series {
+            name: name.into(),
+            values: self.lives.iter().map(|row| Some(value(row))).collect(),
+        };
+        Chart {
+            title: format!(
+                "{} acknowledged, {} lost in {}",
+                count(self.acknowledged, "commit"),
+                number(self.lost),
+                count(self.kills, "kill")
+            ),
+            across: "life".into(),
+            labels: self.lives.iter().map(|row| row.life.to_string()).collect(),
+            series: vec![
+                series("recovered", |row| row.recovered as f64),
+                series("acknowledged", |row| row.acknowledged as f64),
+                series("frames in the log", |row| row.log_frames.into()),
+            ],
+        }
     }
 
     /// The end of the report.
