@@ -7,8 +7,8 @@ mod rig;
 use rig::{FEC, Rig, WAL, log, place, sidecar};
 use std::path::Path;
 use walmend_repair::{ReedSolomon, heal_log, protect_log};
-use walmend_vfs::Vfs;
 use walmend_vfs::sim::{CrashKeep, SimVfs};
+use walmend_vfs::{OpenFlags, Vfs};
 
 const PAGE: u32 = 512;
 
@@ -60,6 +60,25 @@ fn an_interrupted_heal_is_finished_by_the_next_one() {
         heal_log(left, &Rig::files(), &ReedSolomon).unwrap();
         assert!(left.dump(Path::new(WAL)).unwrap() == whole);
     });
+}
+
+#[test]
+fn what_was_healed_and_what_was_protected_outlives_a_power_loss() {
+    let whole = log(PAGE, 60, 1);
+    let mut damaged = whole.clone();
+    damaged[place(PAGE, 7)].fill(0x77);
+    let disk = disk(&damaged, &sidecar(&whole, &[(1, 60)]));
+    heal_log(&disk, &Rig::files(), &ReedSolomon).unwrap();
+    assert!(disk.crash(CrashKeep::None).dump(Path::new(WAL)).unwrap() == whole);
+
+    // What has parity counts as durable, so the log has to be.
+    let disk = SimVfs::new(1);
+    let file = disk.open(Path::new(WAL), OpenFlags::CREATE).unwrap();
+    file.write_at(&whole, 0).unwrap();
+    protect_log(&disk, &Rig::files(), &ReedSolomon).unwrap();
+    let left = disk.crash(CrashKeep::None);
+    assert!(left.dump(Path::new(WAL)).unwrap() == whole);
+    assert!(!left.dump(Path::new(FEC)).unwrap().is_empty());
 }
 
 #[test]

@@ -169,8 +169,8 @@ pub(super) const BUGS: &[Bug] = &[
         "a frame that does not verify is handed to the reader",
         [
             "crates/wal/src/log/read.rs",
-            "    if intact {",
-            "    if intact || page.get() > 0 {",
+            "Ok(whole && verifies(",
+            "Ok(whole || verifies(",
         ],
         ["walmend-wal", "log", ""],
     ),
@@ -394,15 +394,15 @@ pub(super) const BUGS: &[Bug] = &[
         "a group of another history applies",
         [
             "crates/repair/src/heal/plan.rs",
-            "        Ok(self.image.stored(before)? == Some(group.chain_before)\n",
-            "        Ok(self.image.stored(before)?.is_some()\n",
+            "if !compared.valid.iter().all(is_own) {",
+            "if !compared.valid.iter().all(is_own) && compared.valid.is_empty() {",
         ],
         ["walmend-repair", "heal", ""],
     ),
     bug(
         "a damaged parity record counts as intact",
         [
-            "crates/repair/src/sidecar/record.rs",
+            "crates/repair/src/record.rs",
             "xxh3_64(body) == self.body_sum",
             "xxh3_64(body) | 1 == self.body_sum | 1 || body.len() > 8",
         ],
