@@ -280,7 +280,7 @@ pub(super) const BUGS: &[Bug] = &[
             "if slot.header.salts != salts {",
             "if slot.header.salts.salt2 == 0 && slot.header.salts != salts {",
         ],
-        ["walmend-proof", "corpus", "real_files"],
+        ["walmend-wal", "recovery", "a_flipped_bit"],
     ),
     bug(
         "the checksum of a frame is not looked at",
@@ -316,7 +316,7 @@ pub(super) const BUGS: &[Bug] = &[
             "retain(|_, version| version.seq > forget)",
             "retain(|_, version| version.seq > through)",
         ],
-        ["walmend-commit", "lib", "pruning"],
+        ["walmend-commit", "validator_model", ""],
     ),
     bug(
         "a page that was cut off may be updated",
