@@ -349,8 +349,8 @@ pub(super) const BUGS: &[Bug] = &[
         "a later send overtakes an earlier reservation",
         [
             "crates/commit/src/channel/state.rs",
-            "            return (Next::NotYet, Wakes::default());\n        }\n        let taken",
-            "            let key = self.slots.after(key).unwrap_or(key);\n            let next = self.slots.remove(key).and_then(|slot| Some((slot.number, slot.sent?)));\n            return (next.map_or(Next::NotYet, |(number, item)| Next::Item(number, item)), Wakes::default());\n        }\n        let taken",
+            "        let key = self.slots.front()?;\n        self.slots.get(key)?.sent.as_ref()?;",
+            "        let mut key = self.slots.front()?;\n        while self.slots.get(key)?.sent.is_none() {\n            key = self.slots.after(key)?;\n        }",
         ],
         ["walmend-commit", "channel_model", ""],
     ),
@@ -358,8 +358,8 @@ pub(super) const BUGS: &[Bug] = &[
         "an abort gives its place to nobody",
         [
             "crates/commit/src/channel/state.rs",
-            "        self.slots.remove(place.key);\n        let reserver = self.grant();",
-            "        self.slots.remove(place.key);\n        let reserver = None;",
+            "        self.reserved -= 1;\n        let grant = self.grant();\n        let mut wakes = match was_first",
+            "        self.reserved -= 1;\n        let grant = None;\n        let mut wakes = match was_first",
         ],
         ["walmend-commit", "channel_model", ""],
     ),
