@@ -9,11 +9,12 @@ use crate::barrier::{CheckpointTarget, FileTarget, barrier};
 use crate::digest::PageDigest;
 use crate::log::{Log, Shared, read_verified};
 use crate::verify::ExpectedPage;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use walmend_sync::MutexGuard;
 use walmend_sync::atomic::Ordering;
-use walmend_types::{Error, FrameNumber, Result, SyncMode};
+use walmend_types::{Error, FrameNumber, PageNumber, Result, SyncMode};
 use walmend_vfs::ReadSource;
 
 /// A batch that is being synced is waited for at least this long.
@@ -101,6 +102,50 @@ impl CheckpointReport {
     }
 }
 
+/// A page of a checkpoint, and the frame of the log that it comes from.
+pub type FrameSource = (PageNumber, FrameNumber);
+
+/// What a checkpoint is about to write.
+pub struct CheckpointPages<'a> {
+    /// The pages, ascending.
+    pub pages: &'a [FrameSource],
+    /// The size that the database gets, in pages, if all of the log is copied; otherwise it is not cut.
+    pub db_pages: Option<u32>,
+    read: &'a dyn Fn(FrameSource, &mut [u8]) -> Result<()>,
+}
+
+impl CheckpointPages<'_> {
+    /// Reads one of the pages as it is going to be, verified. `page` is one page long.
+    ///
+    /// # Errors
+    /// [`Error::WalCorrupt`], I/O errors.
+    pub fn read(&self, source: FrameSource, page: &mut [u8]) -> Result<()> {
+        (self.read)(source, page)
+    }
+}
+
+impl fmt::Debug for CheckpointPages<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckpointPages")
+            .field("pages", &self.pages.len())
+            .field("db_pages", &self.db_pages)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something beside the database that is kept in step with its pages, like parity. It cannot keep a checkpoint from
+/// happening: what goes wrong with it is its own business.
+pub trait PageProtection: fmt::Debug + Send + Sync {
+    /// These pages are going to be written. Whatever must be durable before that is so when this returns.
+    fn prepare(&self, checkpoint: &CheckpointPages<'_>);
+
+    /// The pages that were prepared are written, synced and verified. Not called if anything of that failed.
+    fn written(&self);
+
+    /// The log has begun anew, or was emptied.
+    fn log_reset(&self);
+}
+
 impl Log {
     /// Brings the log into its database file. Modes other than `Passive` wait up to `patience` for readers to
     /// leave; nobody begins a snapshot meanwhile. A reset waits for *every* snapshot: even one whose frames
@@ -111,9 +156,22 @@ impl Log {
     /// frame does not verify, [`Error::BusyRecovery`], [`Error::DeadlineExceeded`], [`Error::Poisoned`], I/O errors.
     /// Whatever is not yet in the database is still in the log then, and a retry is possible.
     pub fn checkpoint(&self, mode: CheckpointMode, patience: Duration) -> Result<CheckpointReport> {
+        self.checkpoint_protected(None, mode, patience)
+    }
+
+    /// Like [`checkpoint`](Self::checkpoint), and keeps `protection` in step with the database.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn checkpoint_protected(
+        &self,
+        protection: Option<&dyn PageProtection>,
+        mode: CheckpointMode,
+        patience: Duration,
+    ) -> Result<CheckpointReport> {
         let db = Arc::clone(&self.shared.db);
         let mut target = FileTarget::new(&*db, self.shared.page_size);
-        self.checkpoint_to(&mut target, mode, patience)
+        self.run_checkpoint(&mut target, protection, mode, patience)
     }
 
     /// Like [`checkpoint`](Self::checkpoint), into a target of the caller's.
@@ -126,6 +184,16 @@ impl Log {
         mode: CheckpointMode,
         patience: Duration,
     ) -> Result<CheckpointReport> {
+        self.run_checkpoint(target, None, mode, patience)
+    }
+
+    fn run_checkpoint(
+        &self,
+        target: &mut dyn CheckpointTarget,
+        protection: Option<&dyn PageProtection>,
+        mode: CheckpointMode,
+        patience: Duration,
+    ) -> Result<CheckpointReport> {
         let shared = &*self.shared;
         shared.poison.check()?;
         let _fence = shared
@@ -133,7 +201,7 @@ impl Log {
             .acquire(crate::fence::RecoveryFence::DEFAULT_BUDGET)?;
         let mut report = CheckpointReport::nothing_done(mode);
         // Most of the work is done beside the writers; what is left for the second pass is short.
-        let blocked = copy(shared, target, &mut report)?;
+        let blocked = copy(shared, target, protection, &mut report)?;
         if mode == CheckpointMode::Passive {
             report.blocked_by_readers = blocked;
             return Ok(report);
@@ -145,7 +213,7 @@ impl Log {
         };
         let mut tail = shared.tail.lock();
         settle(shared, &tail, patience)?;
-        copy(shared, target, &mut report)?;
+        copy(shared, target, protection, &mut report)?;
         match mode {
             CheckpointMode::Passive | CheckpointMode::Full => {}
             CheckpointMode::Restart if tail.header.is_some() => {
@@ -159,6 +227,9 @@ impl Log {
                 report.log = LogFate::Truncated;
             }
         }
+        if let Some(protection) = protection.filter(|_| report.log != LogFate::Kept) {
+            protection.log_reset();
+        }
         drop(tail);
         drop(gate);
         tracing::info!(target: "walmend::wal::checkpoint", ?report, "checkpoint");
@@ -167,7 +238,12 @@ impl Log {
 }
 
 /// Copies what the readers allow, and verifies it; answers whether they stand in the way of more.
-fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut CheckpointReport) -> Result<bool> {
+fn copy(
+    shared: &Shared,
+    target: &mut dyn CheckpointTarget,
+    protection: Option<&dyn PageProtection>,
+    report: &mut CheckpointReport,
+) -> Result<bool> {
     let (index, header, done, limit, last, db_pages) = {
         let visible = shared.visible.lock();
         let oldest = visible
@@ -193,11 +269,23 @@ fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut Checkpo
     shared.sync_wal(SyncMode::Data)?;
     let mut page_bytes = vec![0; shared.page_size.as_usize()];
     let mut expected = Vec::new();
-    for (page, frame) in index.newest_pages(FrameNumber(done), FrameNumber(limit)) {
-        // Only with everything copied is the size known, and only then do pages past it go.
-        if limit == last && page.get() > db_pages {
-            continue;
-        }
+    // Only with everything copied is the size known, and only then do pages past it go.
+    let pages: Vec<FrameSource> = index
+        .newest_pages(FrameNumber(done), FrameNumber(limit))
+        .into_iter()
+        .filter(|(page, _)| limit != last || page.get() <= db_pages)
+        .collect();
+    if let Some(protection) = protection {
+        protection.prepare(&CheckpointPages {
+            pages: &pages,
+            db_pages: (limit == last).then_some(db_pages),
+            read: &|(page, frame), bytes| {
+                let frame = read_verified(shared, &header, &index, frame, page, bytes);
+                frame.map(drop)
+            },
+        });
+    }
+    for (page, frame) in pages {
         read_verified(shared, &header, &index, frame, page, &mut page_bytes)?;
         target.write_page(page, &page_bytes)?;
         expected.push(ExpectedPage {
@@ -224,6 +312,9 @@ fn copy(shared: &Shared, target: &mut dyn CheckpointTarget, report: &mut Checkpo
         report.verified_from = ReadSource::Cache;
     }
     report.frames = limit;
+    if let Some(protection) = protection {
+        protection.written();
+    }
     shared.visible.lock().backfilled = limit;
     Ok(limit < last)
 }

@@ -62,7 +62,9 @@ mod scan;
 mod verify;
 
 pub use barrier::{CheckpointTarget, FileTarget, barrier};
-pub use checkpoint::{CheckpointMode, CheckpointReport, LogFate};
+pub use checkpoint::{
+    CheckpointMode, CheckpointPages, CheckpointReport, FrameSource, LogFate, PageProtection,
+};
 pub use checksum::{ByteOrder, Checksum, Transition};
 pub use companion::{
     Companion, CompanionState, FileStamp, Generation, Owner, PageKind, TAIL_PAGES, Watermark,

@@ -43,6 +43,8 @@ mod metrics;
 mod options;
 mod page_locks;
 #[cfg(feature = "repair")]
+mod protection;
+#[cfg(feature = "repair")]
 mod repair;
 #[cfg(not(feature = "repair"))]
 mod repair_off;
@@ -56,7 +58,7 @@ pub use backup::{BackupReport, BackupSource, Progress, backup};
 pub use identify::{Identity, identify};
 pub use options::{Options, Pages};
 pub use snapshot::Snapshot;
-pub use stats::{RepairStats, Stats};
+pub use stats::{ProtectionStats, RepairStats, Stats};
 pub use store::{OpenReport, Store};
 pub use txn::{CommitFuture, Txn};
 

@@ -51,6 +51,8 @@ pub struct Options {
     #[cfg(feature = "repair")]
     pub(crate) repair: bool,
     #[cfg(feature = "repair")]
+    pub(crate) protect_database: bool,
+    #[cfg(feature = "repair")]
     pub(crate) repair_on: Option<tokio::runtime::Handle>,
     pub(crate) log_io: LogIo,
     pub(crate) vfs: Arc<dyn Vfs>,
@@ -73,6 +75,8 @@ impl Options {
             preallocate: 1 << 20,
             #[cfg(feature = "repair")]
             repair: true,
+            #[cfg(feature = "repair")]
+            protect_database: false,
             #[cfg(feature = "repair")]
             repair_on: None,
             log_io: LogIo::Auto,
@@ -168,6 +172,16 @@ impl Options {
     #[must_use]
     pub fn repair(mut self, repair: bool) -> Self {
         self.repair = repair;
+        self
+    }
+
+    /// Whether the database file is protected as well: opening makes `<db>-fec`, or brings it up to date, which reads
+    /// all of the database where it is missing or stale, and checkpoints keep it in step. Default: no; a sidecar that is
+    /// there and up to date is kept so either way.
+    #[cfg(feature = "repair")]
+    #[must_use]
+    pub fn protect_database(mut self, protect: bool) -> Self {
+        self.protect_database = protect;
         self
     }
 

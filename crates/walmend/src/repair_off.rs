@@ -1,12 +1,12 @@
 //! A store without repair: built without the feature `repair`, and so without tokio.
 
 use crate::options::Options;
-use crate::stats::RepairStats;
+use crate::stats::{ProtectionStats, RepairStats};
 use std::path::PathBuf;
 use std::sync::Arc;
-use walmend_types::Result;
-use walmend_vfs::Vfs;
-use walmend_wal::{Decision, FileSet, FrameProtection, Log, LogWriter};
+use walmend_types::{PageSize, Result};
+use walmend_vfs::{Vfs, VfsFile};
+use walmend_wal::{Decision, FileSet, FrameProtection, Log, LogWriter, PageProtection};
 
 /// Nothing is healed before a log is opened.
 pub(crate) struct Mended;
@@ -49,6 +49,31 @@ impl Repair {
     }
 
     pub(crate) fn stats(&self) -> Option<RepairStats> {
+        None
+    }
+
+    pub(crate) fn close(&self) {}
+}
+
+/// The database file is not protected: a sidecar that is there becomes stale, and says so.
+#[derive(Debug)]
+pub(crate) struct Protection;
+
+impl Protection {
+    pub(crate) fn open(
+        _files: &FileSet,
+        _db: &Arc<dyn VfsFile>,
+        _page_size: PageSize,
+        _options: &Options,
+    ) -> Result<Self> {
+        Ok(Self)
+    }
+
+    pub(crate) fn watches(&self) -> Option<&dyn PageProtection> {
+        None
+    }
+
+    pub(crate) fn stats(&self) -> Option<ProtectionStats> {
         None
     }
 

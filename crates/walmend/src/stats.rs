@@ -42,6 +42,18 @@ pub struct Stats {
     pub poisoned: Option<String>,
     /// How the repair stands; `None` if it is switched off.
     pub repair: Option<RepairStats>,
+    /// How the protection of the database file stands; `None` if it has none.
+    pub protection: Option<ProtectionStats>,
+}
+
+/// How the protection of the database file stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProtectionStats {
+    /// Checkpoints keep it in step with the database. Otherwise it is stale until the database is protected anew.
+    pub in_step: bool,
+    /// Pages that checkpoints have found damaged, ascending: they can be healed.
+    pub damaged_pages: Vec<u32>,
 }
 
 /// How far what is durable is also repairable: since the store was opened, and now.

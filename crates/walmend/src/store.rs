@@ -6,9 +6,11 @@ use crate::initial::{complete_first_page, write_first_page};
 use crate::options::{Options, Pages};
 use crate::page_locks::{HeldLocks, PageLocks};
 #[cfg(feature = "repair")]
+use crate::protection::Protection;
+#[cfg(feature = "repair")]
 use crate::repair::{Mended, Repair};
 #[cfg(not(feature = "repair"))]
-use crate::repair_off::{Mended, Repair};
+use crate::repair_off::{Mended, Protection, Repair};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::txn::{Payload, Txn};
@@ -65,6 +67,7 @@ pub(crate) struct Inner {
     path: PathBuf,
     db: Opened,
     repair: Repair,
+    protection: Protection,
     checkpoint_wait: Duration,
     next_txn: AtomicU64,
     page_locks: Arc<PageLocks>,
@@ -151,6 +154,7 @@ impl Store {
         let (healed_frames, healed_from) = mended.told();
         config.protection = mended.protection(vfs, files);
         let (log, recovery) = Log::open(Arc::clone(vfs), config)?;
+        let protection = Protection::open(files, db, identity.page_size, options)?;
         let repair = mended.protect(&log, recovery.decision, files, options)?;
         let status = log.status();
 
@@ -189,6 +193,7 @@ impl Store {
             path: files.db.clone(),
             db: opened,
             repair,
+            protection,
             checkpoint_wait: options.checkpoint_wait,
             next_txn: AtomicU64::new(1),
             page_locks: Arc::new(PageLocks::new()),
@@ -247,7 +252,10 @@ impl Store {
     /// [`Error::WalCorrupt`], [`Error::BusyRecovery`], [`Error::Poisoned`], [`Error::Closed`], I/O errors.
     pub fn checkpoint(&self, mode: CheckpointMode) -> Result<CheckpointReport> {
         let _at_work = self.0.usage.enter()?;
-        self.0.log.checkpoint(mode, self.0.checkpoint_wait)
+        let watches = self.0.protection.watches();
+        self.0
+            .log
+            .checkpoint_protected(watches, mode, self.0.checkpoint_wait)
     }
 
     /// Whether the commit with this token is in the log. `None` if that cannot be told: once the log has gone on
@@ -278,6 +286,7 @@ impl Store {
             log_io: log.log_io,
             poisoned: self.0.log.poison().reason().map(ToString::to_string),
             repair: self.0.repair.stats(),
+            protection: self.0.protection.stats(),
         }
     }
 
@@ -331,6 +340,7 @@ impl Inner {
         self.usage.close();
         self.pipeline.close();
         self.repair.close();
+        self.protection.close();
         // Whatever happened, the lock is given up.
         let tidied = if self.log.poison().reason().is_none() {
             self.log.close()

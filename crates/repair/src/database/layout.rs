@@ -97,7 +97,6 @@ impl Layout {
     }
 
     /// Window, stripe and position of a page.
-    #[cfg(test)]
     pub(crate) fn locate(&self, page: u32) -> (u32, u32, usize) {
         let (window, place) = ((page - 1) / self.window_pages(), (page - 1) % self.window_pages());
         (window, place % self.stripes(), (place / self.stripes()) as usize)

@@ -1,13 +1,15 @@
 //! The sidecar of a database, `<db>-fec`: parity for its pages, like par2 but live.
 //!
 //! [`protect_database`] makes it or brings it up to date, a [`DatabaseCheck`] compares it with the database, and
-//! [`heal_database`] puts back what is damaged. `docs/db-fec-format.md` is the format.
+//! [`heal_database`] puts back what is damaged. A [`DatabaseProtection`] keeps it in step with the checkpoints of an open
+//! store. `docs/db-fec-format.md` is the format.
 
 mod check;
 #[cfg(all(test, not(walmend_loom)))]
 mod golden;
 mod heal;
 mod layout;
+mod live;
 mod protect;
 mod standing;
 mod state;
@@ -17,6 +19,7 @@ mod work;
 
 pub use check::{DatabaseCheck, ProtectedDatabase};
 pub use heal::{DatabaseHealReport, heal_database};
+pub use live::DatabaseProtection;
 pub use protect::{DatabaseProtectReport, protect_database};
 pub use standing::Standing;
 pub use state::db_sidecar_path;

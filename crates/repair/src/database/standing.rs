@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use walmend_types::{Error, Result};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
-use walmend_wal::{FRAME_HEADER_SIZE, FileSet, FileStamp, HeaderState, Scan, ScanHints, frame_offset};
+use walmend_wal::{
+    FRAME_HEADER_SIZE, FileSet, FileStamp, HEADER_SIZE, HeaderState, Scan, ScanHints, WalHeader, frame_offset,
+};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Clocks of file systems move in steps of up to 10 ms: a write within the same step as an earlier one leaves no other
@@ -73,9 +75,7 @@ impl Now {
     /// # Errors
     /// I/O errors.
     pub(crate) fn look(vfs: &dyn Vfs, files: &FileSet, db: &dyn VfsFile) -> Result<Self> {
-        let mut head = [0; 100];
-        let read = db.read_at(&mut head, 0)?;
-        head[read..].fill(0);
+        let head = head_of(db)?;
         let log = match vfs.open(&files.wal, OpenFlags::READ) {
             Ok(file) => Log::read(file)?,
             Err(Error::NotFound { .. }) => None,
@@ -264,6 +264,41 @@ fn change_counter(head: &[u8; 100]) -> u32 {
         return 0;
     }
     u32::from_be_bytes([head[24], head[25], head[26], head[27]])
+}
+
+/// The stamp of a database file as it is now.
+///
+/// # Errors
+/// I/O errors.
+pub(crate) fn stamp_of(vfs: &dyn Vfs, path: &Path, db: &dyn VfsFile) -> Result<Stamp> {
+    stamp(vfs, path, &head_of(db)?)
+}
+
+/// The mark of a log by its header alone.
+///
+/// # Errors
+/// I/O errors.
+pub(crate) fn mark_of_header(vfs: &dyn Vfs, files: &FileSet) -> Result<Option<Mark>> {
+    let file = match vfs.open(&files.wal, OpenFlags::READ) {
+        Ok(file) => file,
+        Err(Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = [0; HEADER_SIZE];
+    let read = file.read_at(&mut bytes, 0)?;
+    let header = WalHeader::decode(&bytes).ok().filter(|_| read == bytes.len());
+    Ok(header.map(|header| Mark {
+        salts: header.salts,
+        frame: 0,
+        checksum: header.checksum(),
+    }))
+}
+
+fn head_of(db: &dyn VfsFile) -> Result<[u8; 100]> {
+    let mut head = [0; 100];
+    let read = db.read_at(&mut head, 0)?;
+    head[read..].fill(0);
+    Ok(head)
 }
 
 fn stamp(vfs: &dyn Vfs, db: &Path, head: &[u8; 100]) -> Result<Stamp> {

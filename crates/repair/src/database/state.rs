@@ -281,19 +281,35 @@ impl Sidecar {
     /// I/O errors.
     pub(crate) fn highest_epoch(&self) -> Result<u64> {
         let mut highest = 0;
+        self.each_version(|_, version| {
+            highest = highest.max(version.description.epoch);
+            Ok(())
+        })?;
+        Ok(highest)
+    }
+
+    /// Calls `look` for each version of each stripe, wherever it lies. Parity is not looked at.
+    ///
+    /// # Errors
+    /// I/O errors, and those of `look`.
+    pub(crate) fn each_version(
+        &self,
+        mut look: impl FnMut((u32, u32, Side), &Version) -> Result<()>,
+    ) -> Result<()> {
         let mut buffer = Vec::new();
-        let windows = self.windows()?;
-        for (window, stripe) in (0..windows).flat_map(|window| {
-            let stripes = 0..self.layout.stripes();
-            stripes.map(move |stripe| (window, stripe))
-        }) {
-            for side in Side::BOTH {
-                let place = (window, stripe, side);
-                let version = Version::read(&*self.file, &self.layout, place, false, &mut buffer)?;
-                highest = highest.max(version.map_or(0, |version| version.description.epoch));
+        for window in 0..self.windows()? {
+            for stripe in 0..self.layout.stripes() {
+                for side in Side::BOTH {
+                    let place = (window, stripe, side);
+                    if let Some(version) =
+                        Version::read(&*self.file, &self.layout, place, false, &mut buffer)?
+                    {
+                        look(place, &version)?;
+                    }
+                }
             }
         }
-        Ok(highest)
+        Ok(())
     }
 
     /// How many windows the file has room for.

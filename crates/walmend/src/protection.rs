@@ -1,0 +1,70 @@
+//! The protection of the database file, kept in step by the store's own checkpoints.
+
+use crate::options::Options;
+use crate::stats::ProtectionStats;
+use std::sync::Arc;
+use walmend_repair::{DatabaseProtection, ReedSolomon, Work, protect_database};
+use walmend_types::{Cx, PageSize, Result};
+use walmend_vfs::VfsFile;
+use walmend_wal::{FileSet, PageProtection};
+
+const TARGET: &str = "walmend::store";
+
+/// The sidecar of the database file, if it has one.
+#[derive(Debug)]
+pub(crate) struct Protection(Option<DatabaseProtection>);
+
+impl Protection {
+    /// Opens the sidecar, and makes it or brings it up to date first if the options ask for that. The caller holds the
+    /// exclusive lock, and the log is recovered.
+    pub(crate) fn open(
+        files: &FileSet,
+        db: &Arc<dyn VfsFile>,
+        page_size: PageSize,
+        options: &Options,
+    ) -> Result<Self> {
+        let open = || {
+            let (vfs, db) = (Arc::clone(&options.vfs), Arc::clone(db));
+            DatabaseProtection::open(vfs, files, db, Arc::new(ReedSolomon))
+        };
+        let found = match open() {
+            Ok(found) => found,
+            // It costs protection, and must not cost the database.
+            Err(error) if !options.protect_database => {
+                tracing::error!(target: TARGET, %error, "the sidecar of the database cannot be read");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let in_step = found.as_ref().is_some_and(DatabaseProtection::in_step);
+        if in_step || !options.protect_database {
+            if found.is_some() && !in_step {
+                tracing::warn!(target: TARGET, path = %files.db.display(), "the protection of the database is stale");
+            }
+            return Ok(Self(found));
+        }
+        drop(found);
+        let cx = Cx::new();
+        protect_database(&*options.vfs, files, page_size, &ReedSolomon, &Work::new(&cx))?;
+        open().map(Self)
+    }
+
+    pub(crate) fn watches(&self) -> Option<&dyn PageProtection> {
+        self.0
+            .as_ref()
+            .map(|protection| protection as &dyn PageProtection)
+    }
+
+    pub(crate) fn stats(&self) -> Option<ProtectionStats> {
+        self.0.as_ref().map(|protection| ProtectionStats {
+            in_step: protection.in_step(),
+            damaged_pages: protection.damaged(),
+        })
+    }
+
+    pub(crate) fn close(&self) {
+        if let Some(protection) = &self.0 {
+            protection.close();
+        }
+    }
+}
