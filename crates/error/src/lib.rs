@@ -195,6 +195,10 @@ pub enum Error {
         commit_seq: u64,
     },
 
+    /// Something has to end before the call can succeed.
+    #[error("busy: {0}")]
+    Busy(String),
+
     /// Another transaction has locked the page.
     #[error("page {page} is locked by transaction {txn}{}", lock_wait(*deadlock, *waited_ms))]
     PageLocked {
@@ -300,6 +304,7 @@ impl Error {
             Self::Cancelled => ErrorKind::Cancelled,
             Self::DeadlineExceeded { .. } => ErrorKind::DeadlineExceeded,
             Self::Conflict { .. } => ErrorKind::Conflict,
+            Self::Busy(_) => ErrorKind::Busy,
             Self::PageLocked { .. } => ErrorKind::PageLocked,
             Self::StaleSnapshot { .. } => ErrorKind::StaleSnapshot,
             Self::NotCommitted { .. } => ErrorKind::NotCommitted,
@@ -317,6 +322,7 @@ impl Error {
             | Self::DeadlineExceeded { .. }
             | Self::Revoked
             | Self::Conflict { .. }
+            | Self::Busy(_)
             | Self::PageLocked { .. }
             | Self::StaleSnapshot { .. } => true,
             Self::NotCommitted { reason } => reason.is_transient(),
@@ -352,6 +358,7 @@ impl Error {
             Self::Conflict { .. } | Self::StaleSnapshot { .. } => {
                 "begin a new transaction and do the work again"
             }
+            Self::Busy(_) => "end what is in the way, then try again",
             Self::PageLocked { .. } => {
                 "drop this transaction, so that others can go on, then begin a new one"
             }
@@ -368,12 +375,12 @@ impl Error {
     /// The SQLite result code (extended where there is one) that says the same.
     pub fn sqlite_code(&self) -> i32 {
         match self {
-            Self::Io { .. } => 10,                                         // SQLITE_IOERR
-            Self::NotFound { .. } | Self::UnsupportedVersion { .. } => 14, // SQLITE_CANTOPEN
-            Self::NotADatabase { .. } => 26,                               // SQLITE_NOTADB
-            Self::ReadOnly { .. } => 8,                                    // SQLITE_READONLY
-            Self::Locked { .. } | Self::PageLocked { .. } => 5,            // SQLITE_BUSY
-            Self::BusyRecovery { .. } => 261,                              // SQLITE_BUSY_RECOVERY
+            Self::Io { .. } => 10,                                              // SQLITE_IOERR
+            Self::NotFound { .. } | Self::UnsupportedVersion { .. } => 14,      // SQLITE_CANTOPEN
+            Self::NotADatabase { .. } => 26,                                    // SQLITE_NOTADB
+            Self::ReadOnly { .. } => 8,                                         // SQLITE_READONLY
+            Self::Locked { .. } | Self::PageLocked { .. } | Self::Busy(_) => 5, // SQLITE_BUSY
+            Self::BusyRecovery { .. } => 261,                                   // SQLITE_BUSY_RECOVERY
             Self::WalCorrupt { .. } | Self::WalAmbiguous { .. } | Self::DatabaseCorrupt { .. } => 11, // SQLITE_CORRUPT
             Self::OutOfRange { .. } => 25,                // SQLITE_RANGE
             Self::Invalid(_) | Self::Closed { .. } => 21, // SQLITE_MISUSE

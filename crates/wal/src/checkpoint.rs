@@ -204,12 +204,12 @@ impl Log {
         let blocked = copy(shared, target, protection, &mut report)?;
         if mode == CheckpointMode::Passive {
             report.blocked_by_readers = blocked;
-            return Ok(report);
+            return Ok(told(report));
         }
         let deadline = Instant::now().checked_add(patience);
         let Some(gate) = Gate::close(shared, deadline) else {
             report.blocked_by_readers = true;
-            return Ok(report);
+            return Ok(told(report));
         };
         let mut tail = shared.tail.lock();
         settle(shared, &tail, patience)?;
@@ -232,9 +232,14 @@ impl Log {
         }
         drop(tail);
         drop(gate);
-        tracing::info!(target: "walmend::wal::checkpoint", ?report, "checkpoint");
-        Ok(report)
+        Ok(told(report))
     }
+}
+
+/// Each checkpoint is told, however far it came.
+fn told(report: CheckpointReport) -> CheckpointReport {
+    tracing::info!(target: "walmend::wal::checkpoint", ?report, "checkpoint");
+    report
 }
 
 /// Copies what the readers allow, and verifies it; answers whether they stand in the way of more.
@@ -249,7 +254,7 @@ fn copy(
         let oldest = visible
             .readers
             .values()
-            .map(|(frame, _)| *frame)
+            .map(|readers| readers.frame)
             .min()
             .unwrap_or(visible.frames);
         (

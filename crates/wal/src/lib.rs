@@ -79,8 +79,8 @@ pub use format::{
 };
 pub use index::FrameIndex;
 pub use log::{
-    FrameRun, Log, LogConfig, LogIo, LogMark, LogStatus, LogSync, LogWriter, PageSource, PublishObserver,
-    Published, ReadMark,
+    FrameRun, Grown, Log, LogConfig, LogIo, LogMark, LogStatus, LogSync, LogWriter, OldestReader, PageSource,
+    PublishObserver, Published, ReadMark,
 };
 pub use protection::FrameProtection;
 pub use recovery::{

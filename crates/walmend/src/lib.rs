@@ -35,6 +35,7 @@
 //! sqlite3 gets `SQLITE_BUSY`.
 
 mod backup;
+mod checkpoints;
 mod descriptors;
 mod identify;
 mod initial;
@@ -55,6 +56,7 @@ mod txn;
 mod usage;
 
 pub use backup::{BackupReport, BackupSource, Progress, backup};
+pub use checkpoints::CheckpointBlocked;
 pub use identify::{Identity, identify};
 pub use options::{Options, Pages};
 pub use snapshot::Snapshot;
@@ -69,7 +71,7 @@ pub use walmend_types::{
 pub use walmend_vfs::{MemoryVfs, UnixVfs, Vfs};
 pub use walmend_wal::{
     CheckpointMode, CheckpointReport, Decision, LivenessProbe, LockOwner, LockRegistry, LogFate, LogIo,
-    OnDamage, OsProbe, RecoveryReport, RegisteredLock, Whereabouts,
+    OldestReader, OnDamage, OsProbe, RecoveryReport, RegisteredLock, Whereabouts,
 };
 
 /// What other threads may use, and what they may be given: the build fails where that stops being true.

@@ -46,6 +46,8 @@ pub struct Options {
     pub(crate) on_damage: OnDamage,
     pub(crate) synced_every_commit: bool,
     pub(crate) checkpoint_wait: Duration,
+    pub(crate) checkpoint_at: u64,
+    pub(crate) log_limit: u64,
     pub(crate) lock_wait: Duration,
     pub(crate) preallocate: u64,
     #[cfg(feature = "repair")]
@@ -71,6 +73,8 @@ impl Options {
             on_damage: OnDamage::Refuse,
             synced_every_commit: false,
             checkpoint_wait: Duration::from_secs(1),
+            checkpoint_at: 64 << 20,
+            log_limit: 1 << 30,
             lock_wait: Duration::from_secs(1),
             preallocate: 1 << 20,
             #[cfg(feature = "repair")]
@@ -148,6 +152,24 @@ impl Options {
     #[must_use]
     pub fn checkpoint_wait(mut self, wait: Duration) -> Self {
         self.checkpoint_wait = wait;
+        self
+    }
+
+    /// The size of the log, in bytes, at which it is brought into the database file and begun anew, beside the
+    /// commits; 0 for never. Live snapshots hold that up: [`Stats`](crate::Stats) says so, and a warning. Default:
+    /// 64 MiB.
+    #[must_use]
+    pub fn checkpoint_at(mut self, bytes: u64) -> Self {
+        self.checkpoint_at = bytes;
+        self
+    }
+
+    /// The size of the log, in bytes, at which further commits are refused with
+    /// [`Error::Busy`](crate::Error::Busy), until it is begun anew; those on their way still go in. 0 for none.
+    /// Default: 1 GiB.
+    #[must_use]
+    pub fn log_limit(mut self, bytes: u64) -> Self {
+        self.log_limit = bytes;
         self
     }
 
@@ -229,6 +251,8 @@ impl fmt::Debug for Options {
             .field("on_damage", &self.on_damage)
             .field("writer_synced_every_commit", &self.synced_every_commit)
             .field("checkpoint_wait", &self.checkpoint_wait)
+            .field("checkpoint_at", &self.checkpoint_at)
+            .field("log_limit", &self.log_limit)
             .field("lock_wait", &self.lock_wait)
             .field("preallocate", &self.preallocate)
             .field("log_io", &self.log_io)

@@ -1,8 +1,9 @@
 //! What a store tells of itself.
 
+use crate::checkpoints::CheckpointBlocked;
 use std::time::Duration;
 use walmend_types::CommitSeq;
-use walmend_wal::LogIo;
+use walmend_wal::{LogIo, OldestReader};
 
 /// Counters of a store since it was opened, and how it stands now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,12 @@ pub struct Stats {
     pub mended_frames: u64,
     /// How the log is written: `Direct`, past the page cache, or `Buffered`, through it.
     pub log_io: LogIo,
+    /// The snapshot that has been there for longest.
+    pub oldest_reader: Option<OldestReader>,
+    /// Automatic checkpoints that began the log anew.
+    pub automatic_checkpoints: u64,
+    /// Why the log was not begun anew although it has the size for it.
+    pub checkpoint_blocked: Option<CheckpointBlocked>,
     /// The failure that has ended all writing, if there was one.
     pub poisoned: Option<String>,
     /// How the repair stands; `None` if it is switched off.

@@ -1,5 +1,6 @@
 //! The store: opening, closing, and what lies between.
 
+use crate::checkpoints::Checkpoints;
 use crate::descriptors::Opened;
 use crate::identify::{Identity, identify_file};
 use crate::initial::{complete_first_page, write_first_page};
@@ -22,6 +23,7 @@ use std::time::Duration;
 use walmend_commit::{FirstCommitterWins, GroupCommit, GroupConfig, Pipeline};
 use walmend_sync::Mutex;
 use walmend_sync::atomic::{AtomicU64, Ordering};
+use walmend_sync::thread::JoinHandle;
 use walmend_types::{CommitSeq, Error, OutcomeToken, PageNumber, PageSize, Result, TxnId};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{
@@ -67,8 +69,10 @@ pub(crate) struct Inner {
     path: PathBuf,
     db: Opened,
     repair: Repair,
-    protection: Protection,
-    checkpoint_wait: Duration,
+    protection: Arc<Protection>,
+    pub(crate) checkpoints: Arc<Checkpoints>,
+    /// Runs the automatic checkpoints.
+    checkpointer: Mutex<Option<JoinHandle<()>>>,
     next_txn: AtomicU64,
     page_locks: Arc<PageLocks>,
     pub(crate) lock_wait: Duration,
@@ -154,7 +158,7 @@ impl Store {
         let (healed_frames, healed_from) = mended.told();
         config.protection = mended.protection(vfs, files);
         let (log, recovery) = Log::open(Arc::clone(vfs), config)?;
-        let protection = Protection::open(files, db, identity.page_size, options)?;
+        let protection = Arc::new(Protection::open(files, db, identity.page_size, options)?);
         let repair = mended.protect(&log, recovery.decision, files, options)?;
         let status = log.status();
 
@@ -172,6 +176,20 @@ impl Store {
             group,
         );
         let pipeline = Pipeline::start(group, options.capacity)?;
+
+        let frames = |bytes: u64| {
+            let frames = walmend_wal::slots(bytes, identity.page_size).clamp(1, u64::from(u32::MAX));
+            (bytes > 0).then_some(u32::try_from(frames).unwrap_or(u32::MAX))
+        };
+        let (at, limit) = (frames(options.checkpoint_at), frames(options.log_limit));
+        let checkpoints = Arc::new(Checkpoints::new(
+            log.clone(),
+            Arc::clone(&protection),
+            options.checkpoint_wait,
+            at,
+            limit,
+        ));
+        let checkpointer = Checkpoints::start(&checkpoints)?;
 
         let report = OpenReport {
             created,
@@ -194,7 +212,8 @@ impl Store {
             db: opened,
             repair,
             protection,
-            checkpoint_wait: options.checkpoint_wait,
+            checkpoints,
+            checkpointer: Mutex::new(checkpointer),
             next_txn: AtomicU64::new(1),
             page_locks: Arc::new(PageLocks::new()),
             lock_wait: options.lock_wait,
@@ -252,10 +271,7 @@ impl Store {
     /// [`Error::WalCorrupt`], [`Error::BusyRecovery`], [`Error::Poisoned`], [`Error::Closed`], I/O errors.
     pub fn checkpoint(&self, mode: CheckpointMode) -> Result<CheckpointReport> {
         let _at_work = self.0.usage.enter()?;
-        let watches = self.0.protection.watches();
-        self.0
-            .log
-            .checkpoint_protected(watches, mode, self.0.checkpoint_wait)
+        self.0.checkpoints.asked(mode)
     }
 
     /// Whether the commit with this token is in the log. `None` if that cannot be told: once the log has gone on
@@ -268,6 +284,7 @@ impl Store {
     pub fn stats(&self) -> Stats {
         let totals = self.0.pipeline.totals().snapshot();
         let log = self.0.log.status();
+        let (automatic_checkpoints, checkpoint_blocked) = self.0.checkpoints.automatic();
         Stats {
             commits: totals.commits,
             batches: totals.batches,
@@ -284,6 +301,9 @@ impl Store {
             readers: log.readers,
             mended_frames: log.mended_frames,
             log_io: log.log_io,
+            oldest_reader: log.oldest_reader,
+            automatic_checkpoints,
+            checkpoint_blocked,
             poisoned: self.0.log.poison().reason().map(ToString::to_string),
             repair: self.0.repair.stats(),
             protection: self.0.protection.stats(),
@@ -339,6 +359,12 @@ impl Inner {
         }
         self.usage.close();
         self.pipeline.close();
+        self.checkpoints.stop();
+        let checkpointer = self.checkpointer.lock().take();
+        let checkpointed = checkpointer.map_or(Ok(()), |thread| {
+            let panicked = |_| Error::Internal("the checkpoint thread has panicked".into());
+            thread.join().map_err(panicked)
+        });
         self.repair.close();
         self.protection.close();
         // Whatever happened, the lock is given up.
@@ -348,7 +374,7 @@ impl Inner {
             Ok(())
         };
         let unlocked = unlock_exclusive(&*self.db.file);
-        tidied.and(unlocked)
+        checkpointed.and(tidied).and(unlocked)
     }
 }
 

@@ -235,6 +235,7 @@ impl Txn {
                 commit_seq: self.snapshot.commit_seq(),
             });
         }
+        self.snapshot.store.checkpoints.check_room().map_err(refuse)?;
         self.check().map_err(refuse)?;
         self.cover_what_was_cut().map_err(refuse)?;
         let writes = self.write_set();

@@ -12,6 +12,7 @@
 
 mod append;
 mod frames;
+mod growth;
 mod mend;
 mod open;
 mod read;
@@ -20,6 +21,7 @@ mod sync;
 
 pub use append::LogWriter;
 pub use frames::FrameRun;
+pub use growth::Grown;
 use mend::Mending;
 pub(crate) use read::read_verified;
 pub use read::{PageSource, ReadMark};
@@ -159,10 +161,31 @@ pub struct LogStatus {
     pub db_pages: u32,
     /// Live snapshots.
     pub readers: usize,
+    /// The oldest of them.
+    pub oldest_reader: Option<OldestReader>,
     /// Frames that did not verify when they were read, and have been rebuilt, since opening.
     pub mended_frames: u64,
     /// How the log is written: `Direct` or `Buffered`.
     pub log_io: LogIo,
+}
+
+/// The snapshot that has been holding up the log for longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OldestReader {
+    /// The last commit that it sees.
+    pub commit_seq: CommitSeq,
+    /// How long ago the first live snapshot of that commit began.
+    pub age: Duration,
+}
+
+/// The live snapshots of one commit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Readers {
+    /// The last frame that they see.
+    pub(crate) frame: u32,
+    pub(crate) count: usize,
+    /// When the first of them began.
+    pub(crate) since: Instant,
 }
 
 #[derive(Debug)]
@@ -189,6 +212,7 @@ pub(crate) struct Shared {
     pub(crate) tail: Mutex<Tail>,
     pub(crate) meta: Mutex<Meta>,
     pub(crate) visible: Mutex<Visible>,
+    pub(crate) growth: growth::Growth,
     /// Signalled whenever `visible` changes, and when the log is poisoned.
     pub(crate) changed: Condvar,
 }
@@ -246,9 +270,9 @@ pub(crate) struct Visible {
     /// No page behind this one has content of its own, in the log or in the database file: it is as large as the
     /// database ever was, as far as that can still be seen.
     pub(crate) high_water: u32,
-    /// Live snapshots by commit number: the frame each sees, and how many there are. All are of the current
+    /// Live snapshots by commit number. All are of the current
     /// generation, since a reset waits for them.
-    pub(crate) readers: BTreeMap<CommitSeq, (u32, usize)>,
+    pub(crate) readers: BTreeMap<CommitSeq, Readers>,
     /// A reset waits for the readers to leave: nobody begins meanwhile.
     pub(crate) gate: bool,
 }
@@ -271,7 +295,14 @@ impl Log {
             backfilled: visible.backfilled,
             commit_seq: visible.commit_seq,
             db_pages: visible.db_pages,
-            readers: visible.readers.values().map(|(_, count)| count).sum(),
+            readers: visible.readers.values().map(|readers| readers.count).sum(),
+            oldest_reader: visible
+                .readers
+                .first_key_value()
+                .map(|(commit_seq, readers)| OldestReader {
+                    commit_seq: *commit_seq,
+                    age: readers.since.elapsed(),
+                }),
             log_io: self.shared.log_io,
         }
     }

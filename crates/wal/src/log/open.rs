@@ -136,6 +136,7 @@ impl Log {
                 synced_at: Instant::now(),
                 dirty: false,
             }),
+            growth: super::growth::Growth::new(visible.frames),
             visible: Mutex::new(visible),
             changed: Condvar::new(),
         };

@@ -1,11 +1,12 @@
 //! Reading at a snapshot.
 
-use super::{Log, Shared};
+use super::{Log, Readers, Shared};
 use crate::checksum::Checksum;
 use crate::format::{FRAME_HEADER_SIZE, FrameHeader, WalHeader, frame_offset};
 use crate::index::FrameIndex;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 use walmend_types::{CommitSeq, Error, FrameNumber, PageNumber, Result};
 
 /// Where a page was read from.
@@ -38,7 +39,12 @@ impl Log {
             visible = self.shared.changed.wait(visible);
         }
         let (frame, commit_seq) = (visible.frames, visible.commit_seq);
-        visible.readers.entry(commit_seq).or_insert((frame, 0)).1 += 1;
+        let new = || Readers {
+            frame,
+            count: 0,
+            since: Instant::now(),
+        };
+        visible.readers.entry(commit_seq).or_insert_with(new).count += 1;
         ReadMark {
             shared: Arc::clone(&self.shared),
             index: Arc::clone(&visible.index),
@@ -206,9 +212,9 @@ pub(super) fn verifies(
 impl Drop for ReadMark {
     fn drop(&mut self) {
         let mut visible = self.shared.visible.lock();
-        if let Some((_, count)) = visible.readers.get_mut(&self.commit_seq) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(readers) = visible.readers.get_mut(&self.commit_seq) {
+            readers.count -= 1;
+            if readers.count == 0 {
                 visible.readers.remove(&self.commit_seq);
             }
         }

@@ -121,6 +121,7 @@ impl WalBatchSync<LogMark> for LogSync {
         let generation = visible.generation;
         drop(visible);
         self.shared.changed.notify_all();
+        self.shared.growth.notice(mark.last());
         if let Some(observer) = &self.observer {
             observer.published(Published {
                 generation,

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
@@ -80,6 +81,16 @@ impl Child {
         let mut rest = String::new();
         self.output.read_to_string(&mut rest).unwrap();
         assert!(self.process.wait().unwrap().success(), "{rest}");
+    }
+
+    /// Waits until it has ended; answers whether it ended well, and not by SIGKILL. Nothing else may end it.
+    pub(crate) fn ends_well(mut self) -> bool {
+        drop(self.input.take());
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        let ended = self.process.wait().unwrap();
+        assert!(ended.success() || ended.signal() == Some(9), "{ended}: {rest}");
+        ended.success()
     }
 
     /// Kills it with SIGKILL, and waits until it is gone.

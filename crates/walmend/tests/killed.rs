@@ -1,0 +1,326 @@
+//! Processes that are really killed, at each operation that writes: a file system that passes everything on to the
+//! machine's, and sends itself SIGKILL at the n-th one. No hook in the code under test is needed, and none is missed.
+
+mod common;
+
+use common::child::{self, Child};
+use common::sqlite::{connect, count, integrity};
+use common::{copy, page};
+use std::fs;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use walmend::{CheckpointMode, Error, Options, Store};
+use walmend_sync::atomic::{AtomicU64, Ordering};
+use walmend_types::{Result, SyncMode};
+use walmend_vfs::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, UnixVfs, Vfs, VfsFile};
+
+const FILES: [&str; 3] = ["-wal", "-wal-meta", "-wal-fec"];
+
+/// Dies at the operation with this number, from 1: before it, after it, or, where it is a write, in its middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Before,
+    Middle,
+    After,
+}
+
+#[derive(Debug)]
+struct Fate {
+    left: AtomicU64,
+    when: When,
+}
+
+impl Fate {
+    fn strikes(&self) -> bool {
+        self.left.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
+
+fn die() -> ! {
+    nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL).unwrap();
+    unreachable!("SIGKILL cannot be caught")
+}
+
+#[derive(Debug, Clone)]
+struct KillVfs {
+    fate: Arc<Fate>,
+}
+
+#[derive(Debug)]
+struct KillFile {
+    inner: Arc<dyn VfsFile>,
+    fate: Arc<Fate>,
+}
+
+/// Runs an operation, unless it is the one.
+fn fated<T>(fate: &Fate, operation: impl FnOnce() -> Result<T>) -> Result<T> {
+    if !fate.strikes() {
+        return operation();
+    }
+    if fate.when == When::After {
+        let _ = operation();
+    }
+    die()
+}
+
+impl Vfs for KillVfs {
+    fn open(&self, path: &Path, flags: OpenFlags) -> Result<Arc<dyn VfsFile>> {
+        let open = || UnixVfs::new().open(path, flags);
+        let inner = if flags.create {
+            fated(&self.fate, open)?
+        } else {
+            open()?
+        };
+        Ok(Arc::new(KillFile {
+            inner,
+            fate: Arc::clone(&self.fate),
+        }))
+    }
+
+    fn info(&self, path: &Path) -> Result<Option<FileInfo>> {
+        UnixVfs::new().info(path)
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        fated(&self.fate, || UnixVfs::new().remove(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        fated(&self.fate, || UnixVfs::new().rename(from, to))
+    }
+
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        UnixVfs::new().canonical(path)
+    }
+
+    fn random(&self) -> u64 {
+        UnixVfs::new().random()
+    }
+
+    fn boot_id(&self) -> String {
+        UnixVfs::new().boot_id()
+    }
+}
+
+impl VfsFile for KillFile {
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.inner.read_at(buf, offset)
+    }
+
+    fn write_gathered(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
+        if !self.fate.strikes() {
+            return self.inner.write_gathered(bufs, offset);
+        }
+        let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        let reached = match self.fate.when {
+            When::Before => 0,
+            When::Middle => bytes.len() / 2,
+            When::After => bytes.len(),
+        };
+        let _ = self.inner.write_at(&bytes[..reached], offset);
+        die()
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.inner.len()
+    }
+
+    fn truncate(&self, len: u64) -> Result<()> {
+        fated(&self.fate, || self.inner.truncate(len))
+    }
+
+    fn preallocate(&self, start: u64, end: u64) -> Result<()> {
+        fated(&self.fate, || self.inner.preallocate(start, end))
+    }
+
+    fn sync(&self, mode: SyncMode) -> Result<()> {
+        fated(&self.fate, || self.inner.sync(mode))
+    }
+
+    fn read_from_device(&self, buf: &mut [u8], offset: u64) -> Result<DeviceRead> {
+        self.inner.read_from_device(buf, offset)
+    }
+
+    fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool> {
+        self.inner.try_lock(range, kind)
+    }
+
+    fn unlock(&self, range: LockRange) -> Result<()> {
+        self.inner.unlock(range)
+    }
+
+    fn lock_holder(&self, range: LockRange, kind: LockKind) -> Result<Option<LockHolder>> {
+        self.inner.lock_holder(range, kind)
+    }
+}
+
+/// What the child does: opens the database, and, if told so, checkpoints it; dies on the way or says that it is through.
+fn play(role: &str, db: &Path) {
+    let (work, rest) = role.split_once(' ').unwrap();
+    let (when, number) = rest.split_once(' ').unwrap();
+    let when = match when {
+        "Before" => When::Before,
+        "Middle" => When::Middle,
+        _ => When::After,
+    };
+    let number: u64 = number.parse().unwrap();
+    let open = |left| {
+        let fate = Fate {
+            left: AtomicU64::new(left),
+            when,
+        };
+        let vfs = KillVfs { fate: Arc::new(fate) };
+        // Only what is being tested writes.
+        let options = Options::new()
+            .create(false)
+            .repair(false)
+            .vfs(Arc::new(vfs.clone()));
+        (Store::open(db, options).unwrap().0, vfs)
+    };
+    match work {
+        "recover" => drop(open(number)),
+        "checkpoint" => {
+            let (store, vfs) = open(u64::MAX);
+            vfs.fate.left.store(number, Ordering::Relaxed);
+            for mode in [CheckpointMode::Passive, CheckpointMode::Truncate] {
+                store.checkpoint(mode).unwrap();
+            }
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// A database of SQLite's whose process was killed by now: `rows` committed rows, and behind them a torn tail.
+fn killed_by_surprise(folder: &Path, rows: u32) -> PathBuf {
+    let live = folder.join("live.db");
+    let connection = connect(&live);
+    connection
+        .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)")
+        .unwrap();
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    common::sqlite::insert(&connection, rows);
+    let db = copy(&live, &folder.join("killed"), &["-wal"]);
+    // Ours from here on: a companion that knows the log, and a last commit that only half arrived.
+    let (store, _) = common::open(&db);
+    let mut txn = store.begin().unwrap();
+    let image = txn.read(page(2)).unwrap();
+    txn.write(page(2), image).unwrap();
+    txn.commit().into_result().unwrap();
+    let as_killed = copy(&db, &folder.join("template"), &FILES);
+    let wal = common::wal_of(&as_killed);
+    let mut bytes = fs::read(&wal).unwrap();
+    let frames = bytes.len().min(32 + 4120 * store.stats().log_frames as usize);
+    let torn: Vec<u8> = bytes[frames - 4120..frames - 1000].to_vec();
+    bytes.truncate(frames);
+    bytes.extend(torn);
+    fs::write(&wal, bytes).unwrap();
+    as_killed
+}
+
+/// Kills the child at each of its operations in turn, and has everything checked each time; answers how many there were.
+fn kill_at_every_operation(test: &str, work: &str, rows: u32) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let template = killed_by_surprise(folder.path(), rows);
+    let mut kills = 0;
+    for when in [When::Before, When::Middle, When::After] {
+        for number in 1.. {
+            let place = folder.path().join(format!("{work}-{when:?}-{number}"));
+            let db = copy(&template, &place, &FILES);
+            let what = format!("{work}, {when:?} operation {number}");
+            if Child::start(test, &format!("{work} {when:?} {number}"), &db).ends_well() {
+                assert!(number > 5, "{what}: it wrote almost nothing");
+                break;
+            }
+            kills += 1;
+            // SQLite sees a sound database at every stop; on a copy, for it changes the evidence.
+            let seen = copy(&db, &place.join("seen"), &FILES);
+            let connection = connect(&seen);
+            assert_eq!(integrity(&connection), "ok", "{what}");
+            assert_eq!(count(&connection, "t"), u64::from(rows), "{what}");
+            drop(connection);
+            // The next open finishes the work.
+            let (store, _) = common::open(&db);
+            store.checkpoint(CheckpointMode::Truncate).unwrap();
+            store.close().unwrap();
+            let connection = connect(&db);
+            assert_eq!(integrity(&connection), "ok", "{what}, finished");
+            assert_eq!(count(&connection, "t"), u64::from(rows), "{what}, finished");
+            drop(connection);
+            fs::remove_dir_all(&place).unwrap();
+        }
+    }
+    kills
+}
+
+#[test]
+fn a_recovery_that_is_killed_at_any_operation_is_finished_by_the_next_open() {
+    let test = "a_recovery_that_is_killed_at_any_operation_is_finished_by_the_next_open";
+    match child::role() {
+        Some((role, db)) => play(&role, &db),
+        None => assert!(kill_at_every_operation(test, "recover", 40) >= 20),
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_killed_at_any_operation_loses_nothing() {
+    let test = "a_checkpoint_that_is_killed_at_any_operation_loses_nothing";
+    match child::role() {
+        Some((role, db)) => play(&role, &db),
+        None => assert!(kill_at_every_operation(test, "checkpoint", 40) >= 20),
+    }
+}
+
+/// What opening a store that others open as well may answer.
+fn is_documented(error: &Error) -> bool {
+    matches!(error, Error::Locked { .. } | Error::BusyRecovery { .. }) && error.is_transient()
+}
+
+#[test]
+fn openers_that_race_for_a_crashed_store_recover_it_once_and_are_told_to_wait() {
+    let test = "openers_that_race_for_a_crashed_store_recover_it_once_and_are_told_to_wait";
+    if let Some((opens, db)) = child::role() {
+        let opens: u32 = opens.parse().unwrap();
+        let mut opened = 0;
+        while opened < opens {
+            match Store::open(&db, Options::new().create(false)) {
+                Ok((store, _)) => {
+                    opened += 1;
+                    let snapshot = store.snapshot().unwrap();
+                    assert!(snapshot.read(page(2)).is_ok());
+                    drop(snapshot);
+                    store.close().unwrap();
+                }
+                Err(error) => {
+                    assert!(is_documented(&error), "{error:?}");
+                    walmend_sync::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        child::say("through");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let db = killed_by_surprise(folder.path(), 40);
+    // `WALMEND_OPENERS=64x100` for 64 processes and 100 opens each.
+    let wanted = std::env::var("WALMEND_OPENERS").unwrap_or_else(|_| "8x5".into());
+    let (processes, opens) = wanted.split_once('x').unwrap();
+    let processes: usize = processes.parse().unwrap();
+    let children: Vec<Child> = (0..processes).map(|_| Child::start(test, opens, &db)).collect();
+    for mut child in children {
+        assert_eq!(child.hear(), "through");
+        child.finish();
+    }
+    let connection = connect(&db);
+    assert_eq!(
+        (integrity(&connection).as_str(), count(&connection, "t")),
+        ("ok", 40)
+    );
+}
