@@ -233,8 +233,9 @@ impl<P> Future for Reserve<'_, P> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let (answer, unused) = this.sender.shared.lock().poll_reserve(&mut this.queued, context);
+        let (answer, unused, wakes) = this.sender.shared.lock().poll_reserve(&mut this.queued, context);
         drop(unused);
+        wakes.wake();
         answer.map(|answer| answer.map(|place| this.sender.permit(place)))
     }
 }

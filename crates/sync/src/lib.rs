@@ -38,8 +38,8 @@ pub mod thread {
     pub use loom::thread::{JoinHandle, Thread, current, park, spawn, yield_now};
     #[cfg(not(walmend_loom))]
     pub use std::thread::{
-        Builder, JoinHandle, Scope, Thread, available_parallelism, current, panicking, park, park_timeout,
-        scope, sleep, spawn, yield_now,
+        Builder, JoinHandle, Scope, Thread, ThreadId, available_parallelism, current, panicking, park,
+        park_timeout, scope, sleep, spawn, yield_now,
     };
 }
 

@@ -139,7 +139,7 @@ impl<P> State<P> {
             return Verdict::NotNow;
         };
         let ready = self.occupancy() - self.reserved;
-        if ready == 0 {
+        if ready == 0 && !self.has_waiters() {
             return Verdict::NotNow;
         }
         if self.first_sent().is_none() {

@@ -181,29 +181,40 @@ impl<P> State<P> {
     }
 
     /// One poll of a reservation. `queued` is its key in the wait list, kept by the future; the waker that
-    /// is no longer needed is handed out to be dropped outside the lock.
+    /// is no longer needed is handed out to be dropped outside the lock. Whoever queues behind a reservation with a
+    /// deadline also says whom to wake, so that somebody watches the clock.
     pub(crate) fn poll_reserve(
         &mut self,
         queued: &mut Option<u32>,
         context: &Context<'_>,
-    ) -> (Poll<Result<Place, Error>>, Option<Waker>) {
+    ) -> (Poll<Result<Place, Error>>, Option<Waker>, Wakes) {
         let Some(key) = *queued else {
             if self.closed {
-                return (Poll::Ready(Err(closed())), None);
+                return (Poll::Ready(Err(closed())), None, Wakes::default());
             }
             if let Some(place) = self.take_slot() {
-                return (Poll::Ready(Ok(place)), None);
+                return (Poll::Ready(Ok(place)), None, Wakes::default());
             }
             *queued = Some(self.waiters.push_back(Waiter::Waiting(context.waker().clone())));
-            return (Poll::Pending, None);
+            let wakes = match self.first_due() {
+                Some(_) => self.wake_receiver(),
+                None => Wakes::default(),
+            };
+            return (Poll::Pending, None, wakes);
         };
         if let Some(Waiter::Waiting(waker)) = self.waiters.get_mut(key) {
             let old = (!waker.will_wake(context.waker()))
                 .then(|| std::mem::replace(waker, context.waker().clone()));
-            return (Poll::Pending, old);
+            return (Poll::Pending, old, Wakes::default());
         }
         let (result, waker) = self.leave_queue(queued);
-        (Poll::Ready(result.unwrap_or_else(|| Err(closed()))), waker)
+        let answer = Poll::Ready(result.unwrap_or_else(|| Err(closed())));
+        (answer, waker, Wakes::default())
+    }
+
+    /// Whether anybody waits for a place.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.waiters.front().is_some()
     }
 
     /// Takes a reservation out of the wait list: with its grant if it has one, with the refusal if the
