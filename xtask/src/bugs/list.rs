@@ -364,15 +364,6 @@ pub(super) const BUGS: &[Bug] = &[
         ["walmend-commit", "channel_model", ""],
     ),
     bug(
-        "a revoked permit still sends",
-        [
-            "crates/commit/src/channel/state.rs",
-            ".is_some_and(|slot| slot.number == place.number && slot.sent.is_none())",
-            ".is_some()",
-        ],
-        ["walmend-commit", "channel_model", ""],
-    ),
-    bug(
         "healing keeps no copy of the damaged log",
         [
             "crates/repair/src/heal/apply.rs",
