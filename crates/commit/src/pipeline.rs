@@ -177,7 +177,8 @@ where
     /// What callers that must not block send through. The first call starts the crew.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system gives no thread, [`Error::Closed`].
+    /// [`Error::Io`](walmend_types::Error::Io) if the system gives no thread,
+    /// [`Error::Closed`](walmend_types::Error::Closed).
     pub fn sender(&self) -> Result<&Sender<P>> {
         #[cfg(not(walmend_loom))]
         self.start_crew()?;

@@ -20,6 +20,11 @@ impl Stats {
         total("walmend_conflicts_total", self.conflicts);
         total("walmend_failed_total", self.failed);
         total("walmend_mended_frames_total", self.mended_frames);
+        total("walmend_automatic_checkpoints_total", self.automatic_checkpoints);
+        now(
+            "walmend_checkpoint_blocked",
+            f64::from(u8::from(self.checkpoint_blocked.is_some())),
+        );
         now("walmend_channel_occupancy", self.occupancy as f64);
         now("walmend_channel_capacity", self.capacity as f64);
         now("walmend_log_frames", self.log_frames.into());

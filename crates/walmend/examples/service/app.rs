@@ -12,13 +12,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, serve};
 use std::future::Future;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
-use walmend::{CheckpointMode, CommitOutcome, Error, PageNumber, Store, Txn};
-
-/// The log is brought into the database file when it has this many frames.
-const CHECKPOINT_AT: u32 = 4000;
+use walmend::{CommitOutcome, Error, PageNumber, Store, Txn};
 
 /// Serves until `shutdown`, answers what is under way, and closes the store.
 pub(crate) async fn run(
@@ -26,11 +22,9 @@ pub(crate) async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let checkpoints = tokio::spawn(checkpoints(store.clone()));
     serve(listener, router(store.clone()))
         .with_graceful_shutdown(shutdown)
         .await?;
-    checkpoints.abort();
     // Closing waits for the commit thread, so it has no place on a thread of the runtime.
     spawn_blocking(|| store.close()).await??;
     Ok(())
@@ -91,19 +85,6 @@ fn counter(txn: &Txn, page: PageNumber) -> Result<u64, Refusal> {
     }
     let image = txn.read(page)?;
     Ok(u64::from_le_bytes(image[..8].try_into().unwrap_or_default()))
-}
-
-async fn checkpoints(store: Store) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        if store.stats().log_frames >= CHECKPOINT_AT {
-            let store = store.clone();
-            let done = spawn_blocking(move || store.checkpoint(CheckpointMode::Restart)).await;
-            if let Ok(Err(error)) = done {
-                tracing::warn!(target: "service", %error, "the log stays as it is for now");
-            }
-        }
-    }
 }
 
 /// Why a request was not done.
