@@ -152,10 +152,10 @@ fn nothing_that_a_live_snapshot_can_conflict_with_is_ever_forgotten() {
     let mut validator = FirstCommitterWins::new(0);
     let page = |number: u64| WriteSet::new([PageNumber::new(u32::try_from(number).unwrap()).unwrap()]);
     for seq in 1..=3000 {
-        let admitted = validator.admit(TxnId(seq), CommitSeq(seq - 1), &page(seq), CommitSeq(seq));
+        let admitted = validator.admit(TxnId(seq), CommitSeq(seq - 1), &page(seq), None, CommitSeq(seq));
         assert!(admitted.is_ok());
         validator.published(CommitSeq(seq), CommitSeq(0));
-        let first = validator.admit(TxnId(9999), CommitSeq(0), &page(1), CommitSeq(seq + 1));
+        let first = validator.admit(TxnId(9999), CommitSeq(0), &page(1), None, CommitSeq(seq + 1));
         assert_eq!(
             first.map_err(|lost| lost.winner_seq),
             Err(CommitSeq(1)),
