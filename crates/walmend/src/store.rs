@@ -231,6 +231,19 @@ impl Store {
         self.begin_locked([])
     }
 
+    /// Like [`begin`](Self::begin), for a transaction that is *serializable*: its commit conflicts if a page that it read, or
+    /// the size of the database if it asked for that, has changed since its snapshot. Such transactions behave as if
+    /// they ran one after the other, in the order of their commits.
+    ///
+    /// Transactions begun otherwise have snapshot isolation, which permits *write skew*: two that each read what the
+    /// other one writes, and write different pages, both commit. One that writes nothing sees one moment either way.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn begin_serializable(&self) -> Result<Txn> {
+        Ok(self.begin()?.serializable())
+    }
+
     /// Locks these pages, and then begins a transaction: it sees what whoever had them before has committed. Pages
     /// are locked in the order of their numbers, so that two such calls never wait for each other. See
     /// [`Txn::lock`] for what a lock does.

@@ -4,16 +4,17 @@ use crate::identify::{MARKER_MAGIC, SQLITE_MAGIC};
 use crate::options::Pages;
 use crate::page_locks::HeldLocks;
 use crate::snapshot::Snapshot;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use walmend_commit::{Reserve, Ticket};
+use walmend_sync::Mutex;
 use walmend_types::{
-    CommitOutcome, CommitRequest, CommitSeq, Error, PageImage, PageNumber, PagePayload, PageSize, Result,
-    TxnId, WriteSet,
+    CommitOutcome, CommitRequest, CommitSeq, Error, PageImage, PageNumber, PagePayload, PageSize, ReadSet,
+    Result, TxnId, WriteSet,
 };
 use walmend_wal::{ByteOrder, Checksum, ReadMark};
 
@@ -58,6 +59,15 @@ pub struct Txn {
     writes: BTreeMap<PageNumber, Arc<[u8]>>,
     db_pages: Option<u32>,
     locks: HeldLocks,
+    /// What it read of its snapshot, if it is serializable.
+    reads: Option<Mutex<Reads>>,
+}
+
+/// What is validated at the commit of a serializable transaction.
+#[derive(Debug, Default)]
+struct Reads {
+    pages: BTreeSet<PageNumber>,
+    size: bool,
 }
 
 impl Txn {
@@ -68,6 +78,24 @@ impl Txn {
             writes: BTreeMap::new(),
             db_pages: None,
             locks,
+            reads: None,
+        }
+    }
+
+    /// Makes it serializable; see [`Store::begin_serializable`](crate::Store::begin_serializable).
+    pub(crate) fn serializable(mut self) -> Self {
+        self.reads = Some(Mutex::default());
+        self
+    }
+
+    /// Takes down that a page of the snapshot was read, or with `None` the size of the database.
+    fn note_read(&self, page: Option<PageNumber>) {
+        if let Some(reads) = &self.reads {
+            let mut reads = reads.lock();
+            match page {
+                Some(page) => drop(reads.pages.insert(page)),
+                None => reads.size = true,
+            }
         }
     }
 
@@ -83,6 +111,11 @@ impl Txn {
 
     /// The size of the database, in pages, as this transaction would leave it if nothing else commits.
     pub fn db_pages(&self) -> u32 {
+        self.note_read(None);
+        self.size()
+    }
+
+    fn size(&self) -> u32 {
         let highest = self.writes.last_key_value().map_or(0, |(page, _)| page.get());
         self.db_pages.unwrap_or(self.snapshot.db_pages().max(highest))
     }
@@ -92,8 +125,9 @@ impl Txn {
     /// # Errors
     /// As [`Snapshot::read`].
     pub fn read(&self, page: PageNumber) -> Result<Vec<u8>> {
-        let size = self.db_pages();
+        let size = self.size();
         if page.get() > size {
+            self.note_read(None);
             return Err(Error::OutOfRange {
                 what: "page",
                 value: page.get().into(),
@@ -104,6 +138,7 @@ impl Txn {
             self.snapshot.store.usage.check_open()?;
             return Ok(own.to_vec());
         }
+        self.note_read(Some(page));
         if page.get() > self.snapshot.db_pages() {
             return Ok(vec![0; self.page_size().as_usize()]);
         }
@@ -254,8 +289,13 @@ impl Txn {
             _locks: self.locks,
         };
         let bytes = payload.images.len() * self.snapshot.store.page_size.as_usize();
-        let request =
+        let mut request =
             CommitRequest::new(self.id, self.snapshot.commit_seq(), writes, payload).with_bytes(bytes);
+        if let Some(reads) = self.reads {
+            let reads = reads.into_inner();
+            let pages = ReadSet::new(reads.pages);
+            request = request.with_reads(if reads.size { pages.with_size() } else { pages });
+        }
         Ok((self.snapshot, request))
     }
 
@@ -264,7 +304,7 @@ impl Txn {
     /// zeros.
     fn cover_what_was_cut(&mut self) -> Result<()> {
         let before = self.snapshot.db_pages();
-        let last = self.db_pages().min(self.snapshot.mark.high_water());
+        let last = self.size().min(self.snapshot.mark.high_water());
         if last <= before {
             return Ok(());
         }
@@ -287,7 +327,7 @@ impl Txn {
     /// What can be told before anything is sent.
     fn check(&self) -> Result<()> {
         let before = self.snapshot.db_pages();
-        let after = self.db_pages();
+        let after = self.size();
         if self.writes.is_empty() {
             return Err(Error::Invalid(
                 "a change of the database's size must write at least one page".into(),
