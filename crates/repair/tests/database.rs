@@ -9,7 +9,8 @@ use std::fs;
 
 use walmend_repair::{Standing, Work};
 use walmend_sync::atomic::{AtomicU64, Ordering};
-use walmend_types::Cx;
+use walmend_types::{Cx, PageSize, Salts};
+use walmend_wal::{ByteOrder, FrameHeader, WalHeader};
 
 const MIB: usize = 1 << 20;
 
@@ -53,6 +54,30 @@ fn damage_of_every_kind_is_healed_byte_for_byte_at_every_page_size() {
         assert_eq!((again.pages_healed.len(), again.kept_aside), (0, None));
         assert_eq!(rig.check().standing, Standing::Current);
     }
+}
+
+#[test]
+fn what_a_log_brought_before_it_began_anew_is_not_undone_where_the_time_of_the_file_was_lost() {
+    let rig = Rig::new(4096, 100, 3);
+    rig.protect();
+    let written = Random(8).bytes(4096);
+    // Checkpointed by a program that then began its log anew; a power loss took the time back, as it can after
+    // fdatasync.
+    rig.damage(|bytes| bytes[rig.page(5)].copy_from_slice(&written));
+    let header = WalHeader {
+        byte_order: ByteOrder::Little,
+        page_size: PageSize::DEFAULT,
+        checkpoint_seq: 1,
+        salts: Salts { salt1: 8, salt2: 9 },
+    };
+    let page = Random(9).bytes(4096);
+    let frame = FrameHeader::chained(&header, header.checksum(), 7, 100, &page);
+    let log = [&header.encode()[..], &frame.encode(), &page].concat();
+    fs::write(rig.db().with_extension("db-wal"), log).unwrap();
+    assert_eq!(rig.check().standing, Standing::Stale);
+    let healed = rig.heal();
+    assert_eq!((healed.pages_healed.len(), healed.undecided), (0, vec![5]));
+    assert!(rig.read()[rig.page(5)] == written);
 }
 
 #[test]

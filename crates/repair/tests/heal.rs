@@ -194,6 +194,28 @@ fn a_header_is_not_made_where_the_frames_are_gone_or_of_another_log() {
 }
 
 #[test]
+fn a_damaged_header_is_not_made_from_a_generation_that_the_log_has_left() {
+    let old = log(PAGE, 40, 1);
+    for count in [1, 2, 5, 30] {
+        let mut newer = header(PAGE);
+        newer.salts.salt1 += 1;
+        newer.salts.salt2 = 0x5555_6666;
+        let mut whole = newer.encode().to_vec();
+        whole.extend(frames(&newer, newer.checksum(), count, 5));
+        // What was behind is still there: a log begins anew from the start, and keeps its length.
+        whole.extend(&old[whole.len()..]);
+        for byte in 0..HEADER_SIZE {
+            let mut damaged = whole.clone();
+            damaged[byte] ^= 0x10;
+            let rig = Rig::new(&damaged, &sidecar(&old, &[(1, 20), (21, 20)]));
+            let report = rig.heal();
+            assert!(rig.log() == damaged, "{count} frames, byte {byte}: {report:?}");
+            assert_eq!(report.unhealable_frames, [0]);
+        }
+    }
+}
+
+#[test]
 fn a_log_with_other_salts_is_none_of_the_sidecars_business() {
     let whole = log(PAGE, 40, 1);
     let mut other = header(PAGE);

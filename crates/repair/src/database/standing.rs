@@ -105,8 +105,7 @@ impl Now {
         };
         let was = &state.stamp;
         let same_file = was.inode == self.stamp.inode;
-        let begun_anew =
-            matches!((&state.log, self.mark()), (Some(was), Some(now)) if was.salts != now.salts);
+        let begun_anew = self.begun_anew(state);
         let goes_on = same_file && self.goes_on(state);
         let untouched = same_file
             && was.bytes == self.stamp.bytes
@@ -124,6 +123,18 @@ impl Now {
         let resized = was.bytes != self.stamp.bytes && !self.says_old_size(was);
         let signs = !same_file || resized || begun_anew || counted || log_is_gone;
         if signs { Standing::Stale } else { Standing::Touched }
+    }
+
+    /// Whether the log was begun anew, after all of it had come into the database file. Where there was no log, the
+    /// first one since has the number 0. The time of the file can hide it: a power loss may take that back.
+    fn begun_anew(&self, state: &State) -> bool {
+        let Some(header) = self.log.as_ref().and_then(|log| log.scan.header.ok()) else {
+            return false;
+        };
+        match &state.log {
+            Some(was) => was.salts != header.salts,
+            None => header.checkpoint_seq > 0,
+        }
     }
 
     /// Whether the log still is in the generation that was recorded, and holds what was in it.

@@ -164,7 +164,7 @@ fn places(groups: &[&Group]) -> HashMap<u128, Vec<u32>> {
 }
 
 /// The header that a log had, where its own is damaged: that of the groups of which most frames stand in it,
-/// if frame 1 goes on from it.
+/// if frame 1 goes on from it, and the log has not gone on to another generation since.
 fn lost_header(log: &dyn VfsFile, index: &SidecarIndex) -> Result<Option<WalHeader>> {
     let mut headers: Vec<WalHeader> = Vec::new();
     for group in &index.groups {
@@ -196,11 +196,45 @@ fn lost_header(log: &dyn VfsFile, index: &SidecarIndex) -> Result<Option<WalHead
                 Some(bytes) => chained(&header, header.checksum(), &bytes).is_some(),
                 None => false,
             };
-        if standing > 0 && first_follows && best.is_none_or(|(most, _)| standing > most) {
+        let better = standing > 0 && best.is_none_or(|(most, _)| standing > most);
+        if better && first_follows && (says_so(log, &header)? || !is_overtaken(&image)?) {
             best = Some((standing, header));
         }
     }
     Ok(best.map(|(_, header)| header))
+}
+
+/// Whether what is left of the log's own header is of this one: the salts or the checksum, which are another
+/// generation's own.
+fn says_so(log: &dyn VfsFile, header: &WalHeader) -> Result<bool> {
+    let mut bytes = [0; HEADER_SIZE];
+    log.read_at(&mut bytes, 0)?;
+    let own = header.encode();
+    Ok(bytes[16..24] == own[16..24] || bytes[24..] == own[24..])
+}
+
+/// Whether a newer generation than that of the image's header may have begun in the log. It is written over the older
+/// ones from frame 1 on, so the frames before the first one that has these salts are its own; unless that one follows
+/// the frame before it (of which the salts are damaged then), or nothing is left there at all.
+fn is_overtaken(image: &Image<'_>) -> Result<bool> {
+    let mut before: Option<FrameHeader> = None;
+    let mut others = false;
+    for frame in 1.. {
+        let Some(bytes) = image.standing(frame)? else {
+            break;
+        };
+        let Some(head) = bytes.first_chunk::<FRAME_HEADER_SIZE>().map(FrameHeader::decode) else {
+            break;
+        };
+        if head.salts == image.header.salts {
+            let follows =
+                before.is_some_and(|before| chained(&image.header, before.checksum, &bytes).is_some());
+            return Ok(others && !follows);
+        }
+        others |= head.page != 0;
+        before = Some(head);
+    }
+    Ok(others)
 }
 
 /// What is known so far, group by group in the order of the log.

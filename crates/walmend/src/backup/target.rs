@@ -36,10 +36,32 @@ impl<'a> Target<'a> {
             refuse_existing(vfs, path, suffix)?;
         }
         let partial = with_suffix(path, "-backup-partial");
-        let file = vfs.open(&partial, OpenFlags::CREATE)?;
         let inode = |path: &Path| Ok::<_, Error>(vfs.info(path)?.map(|info| info.inode));
-        let before = inode(&partial)?;
-        if !file.try_lock(ONE_BACKUP, LockKind::Exclusive)? || inode(&partial)? != before {
+        let found = inode(&partial)?;
+        // Another disk may use the same number.
+        if found.is_some()
+            && found == inode(original)?
+            && vfs.canonical(&partial)? == vfs.canonical(original)?
+        {
+            return Err(Error::Invalid(format!(
+                "{} is where a backup to {} grows, and it is the database itself: choose another target",
+                partial.display(),
+                path.display()
+            )));
+        }
+        let file = vfs.open(&partial, OpenFlags::CREATE)?;
+        Self::claim(vfs, path, partial, file, original)
+    }
+
+    /// Takes a partial file that is open already, and empties it.
+    fn claim(
+        vfs: &'a dyn Vfs,
+        path: &Path,
+        partial: PathBuf,
+        file: Arc<dyn VfsFile>,
+        original: &Path,
+    ) -> Result<Self> {
+        if !file.try_lock(ONE_BACKUP, LockKind::Exclusive)? || !leads_to(vfs, &partial, &*file)? {
             return Err(Error::Locked {
                 path: path.to_path_buf(),
                 holder: "another backup to the same target".into(),
@@ -209,6 +231,25 @@ impl Drop for Target<'_> {
     }
 }
 
+/// Whether the name still leads to this open file. The backup that had it before may have finished in between: then
+/// the file is that backup, under its own name by now. A lock on a byte that nobody else would choose tells.
+fn leads_to(vfs: &dyn Vfs, name: &Path, file: &dyn VfsFile) -> Result<bool> {
+    let chosen = LockRange {
+        start: 1 + vfs.random() % (1 << 62),
+        len: 1,
+    };
+    if !file.try_lock(chosen, LockKind::Exclusive)? {
+        return Ok(false);
+    }
+    let held = match vfs.open(name, OpenFlags::READ) {
+        Ok(named) => named.lock_holder(chosen, LockKind::Shared)?.is_some(),
+        Err(Error::NotFound { .. }) => false,
+        Err(error) => return Err(error),
+    };
+    file.unlock(chosen)?;
+    Ok(held)
+}
+
 fn refuse_existing(vfs: &dyn Vfs, path: &Path, suffix: &str) -> Result<()> {
     let path = with_suffix(path, suffix);
     match vfs.info(&path)? {
@@ -267,6 +308,32 @@ mod tests {
         first.publish(&mut |_, _| {}).unwrap();
         let second = Target::create(&vfs, Path::new("/copy.db"), Path::new("/a.db"));
         assert!(matches!(second, Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn a_backup_that_was_finished_while_another_one_began_is_not_emptied() {
+        let vfs = MemoryVfs::new();
+        let (path, original) = (Path::new("/copy.db"), Path::new("/a.db"));
+        let partial = with_suffix(path, "-backup-partial");
+        let mut first = target(&vfs);
+        first.append(&[1; 512]).unwrap();
+        // The second one has seen no target, and opens what the first one is about to rename.
+        let file = vfs.open(&partial, OpenFlags::CREATE).unwrap();
+        first.publish(&mut |_, _| {}).unwrap();
+        let second = Target::claim(&vfs, path, partial, file, original);
+        assert!(matches!(second, Err(Error::Locked { .. })));
+        assert_eq!(vfs.info(path).unwrap().unwrap().len, 512);
+    }
+
+    #[test]
+    fn a_database_with_the_name_of_a_partial_backup_is_not_emptied() {
+        let vfs = MemoryVfs::new();
+        let original = Path::new("/copy.db-backup-partial");
+        let file = vfs.open(original, OpenFlags::CREATE).unwrap();
+        file.write_at(&[1; 512], 0).unwrap();
+        let refused = Target::create(&vfs, Path::new("/copy.db"), original);
+        assert!(matches!(refused, Err(Error::Invalid(_))));
+        assert_eq!(file.len().unwrap(), 512);
     }
 
     #[test]
