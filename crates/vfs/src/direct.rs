@@ -10,6 +10,7 @@
 
 use crate::aligned::block_of;
 use crate::{AlignedBuf, DIRECT_BLOCK, DeviceRead, LockHolder, LockKind, LockRange, VfsFile, checks};
+use std::fmt;
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,12 +30,20 @@ pub struct DirectFile {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     buffer: AlignedBuf,
     /// The last block of the last write, and where it starts; `None` when nothing is known.
     kept: Option<u64>,
     block: Box<[u8; DIRECT_BLOCK]>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("buffer", &self.buffer)
+            .field("kept", &self.kept)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is to stand behind a write, up to the end of its last block.

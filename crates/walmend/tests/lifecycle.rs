@@ -5,7 +5,9 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use walmend::{CheckpointMode, CommitOutcome, Decision, Error, LogFate, Options, PageNumber, Store, Vfs};
+use walmend::{
+    CheckpointMode, CommitOutcome, Decision, Error, LogFate, LogIo, Options, PageNumber, Store, Vfs,
+};
 use walmend_vfs::sim::{CrashKeep, Nth, SimVfs};
 
 fn page(number: u32) -> PageNumber {
@@ -24,6 +26,16 @@ fn get(store: &Store, number: u32) -> u8 {
 
 fn open(path: &Path) -> Store {
     Store::open(path, Options::new()).unwrap().0
+}
+
+#[test]
+fn a_store_that_is_printed_for_debugging_does_not_print_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::new().log_io(LogIo::Direct);
+    let (store, _) = Store::open(folder.path().join("a.db"), options).unwrap();
+    put(&store, 1, 1);
+    let printed = format!("{store:?}");
+    assert!(printed.len() < 10_000, "{} bytes", printed.len());
 }
 
 #[test]

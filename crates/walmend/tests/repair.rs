@@ -441,6 +441,31 @@ fn a_log_that_was_cut_on_purpose_stays_cut_and_its_sidecar_is_kept_aside() {
 }
 
 #[test]
+fn a_damaged_header_brings_back_no_generation_that_the_log_has_left() {
+    let (_folder, path) = here();
+    let store = open(&path, options());
+    commit(&store, 10, 50);
+    store.wait_for_repair(LONG).unwrap();
+    store.checkpoint(CheckpointMode::Restart).unwrap();
+    store.close().unwrap();
+    // The sidecar speaks of the old generation alone, and most of that still stands in the file.
+    let store = open(&path, options().repair(false));
+    commit(&store, 70, 3);
+    store.close().unwrap();
+    let wal = with_suffix(&path, "-wal");
+    let whole = fs::read(&wal).unwrap();
+    let mut damaged = whole.clone();
+    damaged[25] ^= 4;
+    fs::write(&wal, &damaged).unwrap();
+    let error = Store::open(&path, options()).unwrap_err();
+    assert!(matches!(error, Error::WalCorrupt { .. }), "{error}");
+    assert!(fs::read(&wal).unwrap() == damaged);
+    fs::write(&wal, &whole).unwrap();
+    let (_store, report) = Store::open(&path, options()).unwrap();
+    assert_eq!(report.recovery.commits, 3);
+}
+
+#[test]
 fn what_has_parity_counts_as_acknowledged_although_the_watermark_is_older() {
     let (folder, path) = here();
     let store = open(&path, options());

@@ -21,6 +21,8 @@ use xxhash_rust::xxh3::xxh3_128;
 /// Clocks of file systems move in steps of up to 10 ms: a write within the same step as an earlier one leaves no other
 /// time.
 const CLOCK_STEP: Duration = Duration::from_millis(25);
+/// Some file systems keep whole seconds only, or two (FAT).
+const COARSE_STEP: Duration = Duration::from_millis(2025);
 
 /// What the protection is worth for pages that differ from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -326,8 +328,32 @@ fn stamp(vfs: &dyn Vfs, db: &Path, head: &[u8; 100]) -> Result<Stamp> {
 
 /// How long to wait until a later write is sure to leave another time than `stamp` has.
 pub(crate) fn unsettled(stamp: &Stamp) -> Duration {
-    let settled = UNIX_EPOCH + Duration::from_nanos(stamp.modified) + CLOCK_STEP;
+    let modified = Duration::from_nanos(stamp.modified);
+    let step = match modified.subsec_nanos() {
+        0 => COARSE_STEP,
+        _ => CLOCK_STEP,
+    };
+    let settled = UNIX_EPOCH + modified + step;
     let left = settled.duration_since(SystemTime::now()).unwrap_or_default();
     // A time in the future is nothing to wait for.
-    left.min(CLOCK_STEP)
+    left.min(step)
+}
+
+#[cfg(all(test, not(walmend_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_whole_seconds_may_come_from_a_coarse_clock_and_is_given_more_time() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let stamp = |modified: Duration| Stamp {
+            modified: u64::try_from(modified.as_nanos()).unwrap(),
+            ..Stamp::default()
+        };
+        let later = Duration::from_secs(now.as_secs() + 3600);
+        assert_eq!(unsettled(&stamp(later)), COARSE_STEP);
+        assert_eq!(unsettled(&stamp(later + Duration::from_nanos(1))), CLOCK_STEP);
+        let earlier = Duration::from_secs(now.as_secs() - 3);
+        assert!(unsettled(&stamp(earlier)).is_zero());
+    }
 }
