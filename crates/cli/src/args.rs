@@ -240,8 +240,8 @@ pub(crate) struct Drill {
     /// How often the child is killed.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub(crate) kills: u32,
-    /// How many bits of the log are flipped and healed: each in a frame of its own, and in no group of frames more
-    /// than it has parity for, so that there may be fewer.
+    /// How many bits of the log are flipped and healed, and then as many of the database file: each in a frame or page
+    /// of its own, and no more among those that share parity than it can rebuild, so that there may be fewer.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) flips: u32,
     /// A new or empty folder for the files, which are kept. Default: a temporary one.

@@ -81,7 +81,11 @@ struct Writers<'a> {
 fn work(assignment: &Assignment) -> Result<()> {
     let page_size = PageSize::new(assignment.page_size)?;
     let pages = assignment.pages();
-    let options = Options::new().pages(pages).page_size(page_size);
+    // What its checkpoints write has to be healable as well, whenever it is killed.
+    let options = Options::new()
+        .pages(pages)
+        .page_size(page_size)
+        .protect_database(true);
     let (store, report) = Store::open(&assignment.database, options)?;
     say(&Line::Open {
         commit_seq: report.commit_seq.0,

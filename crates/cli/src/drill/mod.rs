@@ -17,6 +17,7 @@ use crate::folder::Folder;
 use crate::output::{Output, Status, complain};
 use crate::progress::Progress;
 use content::{Content, FINAL, Version};
+use flips::Flips;
 use lives::Life;
 use plan::{Group, Kill};
 use protocol::Assignment;
@@ -123,7 +124,6 @@ impl<'a> Drill<'a> {
             pages: source.db_pages,
             page_size: source.page_size.get(),
             kills: args.kills,
-            flips: args.flips,
             in_memory: folder.is_in_memory(),
             from_source: args.source.is_some(),
             ..Report::default()
@@ -132,7 +132,7 @@ impl<'a> Drill<'a> {
         if !out.json() {
             out.text(&report.opening(&folder.path().display().to_string(), groups.len(), out))?;
         }
-        (report.kills, report.flips) = (0, 0);
+        report.kills = 0;
         Ok(Self {
             out,
             folder,
@@ -206,7 +206,7 @@ impl<'a> Drill<'a> {
         let acknowledged = self.take_acks(&life);
 
         let started = Instant::now();
-        let (store, opened) = Store::open(self.folder.file("drill.db"), Options::new().create(false))?;
+        let (store, opened) = self.open()?;
         let recovery = started.elapsed();
         self.recovering += recovery;
         self.check_recovery(&opened, &life);
@@ -305,22 +305,35 @@ impl<'a> Drill<'a> {
     /// Flips bits of the log, and has them found and healed.
     fn flip_the_log(&mut self) -> Result<()> {
         let started = Instant::now();
-        let flips = flips::run(&self.folder.file("drill.db"), self.flips, self.report.seed)?;
-        self.report.flips = flips.flipped;
-        self.report.flips_found = flips.found;
-        self.report.flips_healed = flips.healed;
-        self.report.problems.extend(flips.problems);
-        self.report.seconds.healing = started.elapsed().as_secs_f64();
+        let flips = flips::in_log(&self.folder.file("drill.db"), self.flips, self.report.seed)?;
+        self.flipped(flips, started);
         Ok(())
     }
 
-    /// Checkpoints, and compares with the source.
+    /// The same for the database file. What comes of it is compared with the source afterwards.
+    fn flip_the_database(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let flips = flips::in_database(&self.folder.file("drill.db"), self.flips, self.report.seed)?;
+        self.report.flips_in_database = flips.flipped;
+        self.flipped(flips, started);
+        Ok(())
+    }
+
+    fn flipped(&mut self, flips: Flips, started: Instant) {
+        self.report.flips += flips.flipped;
+        self.report.flips_found += flips.found;
+        self.report.flips_healed += flips.healed;
+        self.report.problems.extend(flips.problems);
+        self.report.seconds.healing += started.elapsed().as_secs_f64();
+    }
+
+    /// Checkpoints, flips bits of the database file, and compares with the source what was healed.
     fn finish(&mut self) -> Result<()> {
         let started = Instant::now();
         if self.versions.iter().any(|version| *version != FINAL) {
             self.problem("the last child did not commit every group".into());
         }
-        let (store, _) = Store::open(self.folder.file("drill.db"), Options::new().create(false))?;
+        let (store, _) = self.open()?;
         let checkpoint = store.checkpoint(CheckpointMode::Truncate)?;
         store.close()?;
         if checkpoint.blocked_by_readers {
@@ -331,9 +344,18 @@ impl<'a> Drill<'a> {
             ReadSource::Device => "device",
             ReadSource::Cache => "cache",
         });
-        self.report.identical = self.compare()?;
         self.report.seconds.finishing = started.elapsed().as_secs_f64();
+        self.flip_the_database()?;
+        let started = Instant::now();
+        self.report.identical = self.compare()?;
+        self.report.seconds.finishing += started.elapsed().as_secs_f64();
         Ok(())
+    }
+
+    /// The database as its child left it, protected like there.
+    fn open(&self) -> Result<(Store, OpenReport)> {
+        let options = Options::new().create(false).protect_database(true);
+        Store::open(self.folder.file("drill.db"), options)
     }
 
     fn compare(&mut self) -> Result<bool> {

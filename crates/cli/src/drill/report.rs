@@ -27,7 +27,9 @@ pub(super) struct Report {
     pub(super) kills_in_checkpoint: u32,
     pub(super) torn_tails: u32,
     pub(super) checkpoints: u64,
+    /// Bits flipped in the log and in the database file, together.
     pub(super) flips: u32,
+    pub(super) flips_in_database: u32,
     pub(super) flips_found: u32,
     pub(super) flips_healed: u32,
     pub(super) commits_per_second: f64,
@@ -206,8 +208,9 @@ impl Report {
         line(
             "flips",
             format!(
-                "{} in the log, {} found, {} healed",
-                count(self.flips, "bit"),
+                "{} in the log and {} in the database file, {} found, {} healed",
+                count(self.flips - self.flips_in_database, "bit"),
+                number(self.flips_in_database),
                 number(self.flips_found),
                 number(self.flips_healed)
             ),

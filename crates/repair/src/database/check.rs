@@ -1,9 +1,13 @@
 //! Comparing a database with its sidecar, without changing anything.
 
+use super::layout::Layout;
 use super::standing::{Finding, Now, Standing};
 use super::state::{Found, Sidecar, db_sidecar_path};
+use super::stripe::parity_of;
 use super::window::{Stripe, Window};
 use super::work::Work;
+use std::iter::StepBy;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use walmend_types::{PageSize, Result};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
@@ -59,6 +63,23 @@ impl ProtectedDatabase {
             pages: state.pages,
             sqlite: state.stamp.change_counter != 0,
         }))
+    }
+
+    /// The pages that share parity, stripe by stripe: their numbers, ascending, and how many of them can be rebuilt at
+    /// once where the sidecar is intact.
+    pub fn stripes(&self) -> impl Iterator<Item = (StepBy<RangeInclusive<u32>>, usize)> {
+        let (layout, pages) = (Layout::new(self.page_size), self.pages);
+        let places = (0..layout.windows(pages))
+            .flat_map(move |window| (0..layout.stripes()).map(move |stripe| (window, stripe)));
+        places.filter_map(move |(window, stripe)| {
+            let members = layout.members(window, stripe, pages);
+            let last = layout.page(window, stripe, members.checked_sub(1)?);
+            let first = layout.page(window, stripe, 0);
+            Some((
+                (first..=last).step_by(layout.stripes() as usize),
+                parity_of(members),
+            ))
+        })
     }
 }
 
@@ -228,5 +249,29 @@ impl<'a> Examiner<'a> {
             examined.stripes.push((stripe, wrong));
         }
         Ok(examined)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stripes_of_a_database_hold_each_page_once() {
+        for pages in [0, 1, 63, 64, 65, 8192, 8193, 20_000] {
+            let known = ProtectedDatabase {
+                page_size: PageSize::new(4096).unwrap(),
+                pages,
+                sqlite: false,
+            };
+            let mut all = Vec::new();
+            for (stripe, bearable) in known.stripes() {
+                let members: Vec<u32> = stripe.collect();
+                assert_eq!(bearable, members.len().min(16));
+                all.extend(members);
+            }
+            all.sort_unstable();
+            assert_eq!(all, (1..=pages).collect::<Vec<_>>());
+        }
     }
 }
