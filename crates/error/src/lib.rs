@@ -67,6 +67,15 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A file that a store has open has lost its name: it was replaced, renamed or removed meanwhile.
+    #[error("{} was replaced, renamed or removed while it was open: {detail}", path.display())]
+    Moved {
+        /// The name that it was opened by.
+        path: PathBuf,
+        /// What has that name now, and what follows from it.
+        detail: String,
+    },
+
     /// Another process, or another handle in this one, holds the database.
     #[error("{} is in use by {holder}", path.display())]
     Locked {
@@ -289,6 +298,7 @@ impl Error {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::NotADatabase { .. } => ErrorKind::NotADatabase,
             Self::ReadOnly { .. } => ErrorKind::ReadOnly,
+            Self::Moved { .. } => ErrorKind::Moved,
             Self::Locked { .. } => ErrorKind::Locked,
             Self::BusyRecovery { .. } => ErrorKind::BusyRecovery,
             Self::WalCorrupt { .. } => ErrorKind::WalCorrupt,
@@ -337,6 +347,9 @@ impl Error {
             Self::NotFound { .. } => "check the path",
             Self::NotADatabase { .. } => "give the path of the main database file, not of its log",
             Self::ReadOnly { .. } => "make the file and its folder writable, or work on a copy",
+            Self::Moved { .. } => {
+                "keep the file that the store had open, or give it its name back, before the store is closed"
+            }
             Self::Locked { .. } => "close the other program's connection, then try again",
             Self::BusyRecovery { .. } => "try again in a moment",
             Self::WalCorrupt { .. } => {
@@ -379,6 +392,7 @@ impl Error {
             Self::NotFound { .. } | Self::UnsupportedVersion { .. } => 14,      // SQLITE_CANTOPEN
             Self::NotADatabase { .. } => 26,                                    // SQLITE_NOTADB
             Self::ReadOnly { .. } => 8,                                         // SQLITE_READONLY
+            Self::Moved { .. } => 1032,                                         // SQLITE_READONLY_DBMOVED
             Self::Locked { .. } | Self::PageLocked { .. } | Self::Busy(_) => 5, // SQLITE_BUSY
             Self::BusyRecovery { .. } => 261,                                   // SQLITE_BUSY_RECOVERY
             Self::WalCorrupt { .. } | Self::WalAmbiguous { .. } | Self::DatabaseCorrupt { .. } => 11, // SQLITE_CORRUPT

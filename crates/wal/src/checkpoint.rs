@@ -153,7 +153,8 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::DatabaseCorrupt`] if what was read back is not what was written, [`Error::WalCorrupt`] if a
-    /// frame does not verify, [`Error::BusyRecovery`], [`Error::DeadlineExceeded`], [`Error::Poisoned`], I/O errors.
+    /// frame does not verify, [`Error::Moved`] if the database or the log has lost its name,
+    /// [`Error::BusyRecovery`], [`Error::DeadlineExceeded`], [`Error::Poisoned`], I/O errors.
     /// Whatever is not yet in the database is still in the log then, and a retry is possible.
     pub fn checkpoint(&self, mode: CheckpointMode, patience: Duration) -> Result<CheckpointReport> {
         self.checkpoint_protected(None, mode, patience)
@@ -199,9 +200,12 @@ impl Log {
         let _fence = shared
             .fence
             .acquire(crate::fence::RecoveryFence::DEFAULT_BUDGET)?;
+        shared.check_database_place()?;
         let mut report = CheckpointReport::nothing_done(mode);
         // Most of the work is done beside the writers; what is left for the second pass is short.
         let blocked = copy(shared, target, protection, &mut report)?;
+        // A database that was moved meanwhile must keep its log, and a log that was moved has been saved by now.
+        shared.check_places()?;
         if mode == CheckpointMode::Passive {
             report.blocked_by_readers = blocked;
             return Ok(told(report));
@@ -214,6 +218,7 @@ impl Log {
         let mut tail = shared.tail.lock();
         settle(shared, &tail, patience)?;
         copy(shared, target, protection, &mut report)?;
+        shared.check_places()?;
         match mode {
             CheckpointMode::Passive | CheckpointMode::Full => {}
             CheckpointMode::Restart if tail.header.is_some() => {

@@ -15,6 +15,7 @@ mod frames;
 mod growth;
 mod mend;
 mod open;
+mod place;
 mod read;
 mod reset;
 mod sync;
@@ -192,6 +193,8 @@ pub(crate) struct Readers {
 pub(crate) struct Shared {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) files: FileSet,
+    db_place: place::Place,
+    wal_place: place::Place,
     pub(crate) wal: Arc<dyn VfsFile>,
     /// `Direct` or `Buffered`.
     pub(crate) log_io: LogIo,
@@ -343,19 +346,40 @@ impl Log {
     /// be used afterwards; dropping it without this call costs only protection.
     ///
     /// # Errors
-    /// I/O errors.
+    /// [`Error::Moved`](walmend_types::Error::Moved) if the database or the log has lost its name; I/O errors.
     pub fn close(&self) -> Result<()> {
-        let database = self.shared.vfs.info(&self.shared.files.db)?;
+        let in_place = self.shared.check_places();
+        let database = match &in_place {
+            Ok(()) => self.shared.vfs.info(&self.shared.files.db)?,
+            // What has the name now is not what the log belongs to.
+            Err(_) => None,
+        };
         let mut meta = self.shared.meta.lock();
         meta.companion.write_owner(Owner {
             database: database.as_ref().and_then(FileStamp::of),
             ..Owner::default()
         })?;
-        self.shared.sync_meta(&mut meta)
+        self.shared.sync_meta(&mut meta).and(in_place)
     }
 }
 
 impl Shared {
+    /// Whether the database still has its name. What is written to a file without one is lost when it is closed.
+    pub(crate) fn check_database_place(&self) -> Result<()> {
+        self.db_place
+            .check(&*self.vfs, "nothing was written; the log still has its commits")
+    }
+
+    /// Whether the database and the log still have their names.
+    pub(crate) fn check_places(&self) -> Result<()> {
+        self.check_database_place()?;
+        self.wal_place.check(
+            &*self.vfs,
+            "what is committed from now on ends with the store; what was committed before is in the database once a \
+             checkpoint has run",
+        )
+    }
+
     /// The one place where the log is synced. The kernel reports a failure to one caller only, so no sync may
     /// begin between another one's failure and the latch: it would succeed, and prove nothing.
     pub(crate) fn sync_wal(&self, mode: SyncMode) -> Result<()> {

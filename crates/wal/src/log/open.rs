@@ -1,5 +1,6 @@
 //! Opening a log: recover, then put the companion in order, then admit readers and writers.
 
+use super::place::Place;
 use super::reset::{LARGEST_BATCH, SEQ_BLOCK};
 use super::{Log, LogConfig, LogIo, Meta, Shared, Tail, Visible};
 use crate::checksum::Checksum;
@@ -114,6 +115,8 @@ impl Log {
             gate: false,
         };
         let shared = Shared {
+            db_place: Place::of(&*vfs, &config.files.db)?,
+            wal_place: Place::of(&*vfs, &config.files.wal)?,
             vfs,
             files: config.files,
             wal,

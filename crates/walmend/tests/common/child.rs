@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
@@ -39,7 +39,16 @@ pub(crate) struct Child {
 impl Child {
     /// Starts it, for the test of that name.
     pub(crate) fn start(test: &str, role: &str, database: &Path) -> Self {
-        let mut process = Command::new(env::current_exe().unwrap())
+        Self::start_as(test, role, database, None)
+    }
+
+    /// Starts it, as that user if one is given.
+    pub(crate) fn start_as(test: &str, role: &str, database: &Path, user: Option<u32>) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        if let Some(user) = user {
+            command.uid(user);
+        }
+        let mut process = command
             .args(["--exact", test, "--nocapture"])
             .env(ROLE, role)
             .env(DATABASE, database)
