@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use walmend::{CheckpointMode, Error, ErrorKind, LogFate, Options, Store};
+use walmend::{CheckpointMode, Error, ErrorKind, LogFate, Options, Store, Whereabouts};
 
 const SUFFIXES: [&str; 4] = ["", "-wal", "-wal-meta", "-wal-fec"];
 const ALL_MODES: [CheckpointMode; 4] = [
@@ -228,18 +228,31 @@ fn sidecars_of_another_log_change_nothing_that_is_read() {
     assert_closed(&db, 1);
 }
 
+/// To a reader of the files this is sqlite3 that lost the log and went on: it counts, and the report says so.
 #[test]
-fn the_log_of_another_database_is_not_taken_for_ones_own() {
+fn a_log_in_the_place_of_the_known_one_is_reported_as_a_replacement() {
     let folder = tempfile::tempdir().unwrap();
     let (db, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
     closed(&db, 1);
     closed(&other, 5);
-    let log = fs::read(beside(&db, "-wal")).unwrap();
     fs::copy(beside(&other, "-wal"), beside(&db, "-wal")).unwrap();
-    fs::remove_file(beside(&db, "-wal-fec")).unwrap();
+    let (store, report) = Store::open(&db, Options::new()).unwrap();
+    assert_eq!(report.recovery.replaced, Some(Whereabouts::ChangedSince));
+    assert_eq!(report.healed_frames, [], "its parity is of other salts");
+    assert_eq!((get(&store, 1), get(&store, 2)), (6, 1));
+}
+
+#[test]
+fn a_log_that_is_gone_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("a.db");
+    closed(&db, 1);
+    let log = fs::read(beside(&db, "-wal")).unwrap();
+    fs::remove_file(beside(&db, "-wal")).unwrap();
     let before = folder_bytes(folder.path());
     let error = refusal(&db, Options::new());
     assert_eq!(error.kind(), ErrorKind::WalCorrupt, "{error}");
+    assert!(error.to_string().contains("a.db-wal"), "{error}");
     assert!(folder_bytes(folder.path()) == before, "{error}");
     fs::write(beside(&db, "-wal"), log).unwrap();
     assert_closed(&db, 1);
@@ -282,6 +295,7 @@ fn a_process_that_a_killed_store_has_started_does_not_keep_the_lock() {
         child::say(&outlives.id().to_string());
         child::wait_for_parent();
         outlives.kill().unwrap();
+        outlives.wait().unwrap();
         return;
     }
     let folder = tempfile::tempdir().unwrap();
