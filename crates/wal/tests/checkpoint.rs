@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use walmend_types::{CommitSeq, Error, PageSize, SyncMode};
 use walmend_vfs::sim::{CrashKeep, Nth, SimOp, SimOpKind, SimVfs};
-use walmend_wal::{CheckpointMode, LogFate, frame_offset};
+use walmend_wal::{CheckpointMode, LogFate, WalHeader, frame_offset};
 
 /// What is written and not yet synced, file by file, replayed from the log of operations.
 #[derive(Debug, Default)]
@@ -74,6 +74,28 @@ impl Order {
         assert!(!self.record_dirty, "the companion's record is not synced: {op:?}");
         self.resets += 1;
     }
+}
+
+#[test]
+fn an_emptied_log_counts_its_generations_from_0_again() {
+    let sim = fresh(1);
+    let mut rig = Rig::open(&sim, &Setup::small()).unwrap();
+    let mut begun = Vec::new();
+    for mode in [
+        CheckpointMode::Restart,
+        CheckpointMode::Truncate,
+        CheckpointMode::Passive,
+    ] {
+        rig.must_commit(write(1, 1..3));
+        let log = sim.dump(Path::new(WAL)).unwrap();
+        begun.push(
+            WalHeader::decode(log.first_chunk().unwrap())
+                .unwrap()
+                .checkpoint_seq,
+        );
+        rig.checkpoint(mode).unwrap();
+    }
+    assert_eq!(begun, [0, 1, 0]);
 }
 
 #[test]

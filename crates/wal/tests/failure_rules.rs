@@ -108,6 +108,22 @@ fn losses(vfs: &SimVfs, model: &Model, setup: &Setup, what: &dyn std::fmt::Debug
 }
 
 #[test]
+fn without_a_descriptor_for_direct_writes_the_log_goes_through_the_cache() {
+    let sim = fresh(3);
+    let mut rig = Rig::open(&sim, &Setup::direct()).unwrap();
+    rig.must_commit(write(1, 1..4));
+    drop(rig);
+    let vfs = DoubleVfs::new(&sim);
+    vfs.leave_no_descriptors();
+    let setup = Setup {
+        settles: LogIo::Buffered,
+        ..Setup::direct()
+    };
+    let mut rig = Rig::open_on(Arc::new(vfs), &setup).unwrap();
+    rig.must_commit(write(2, 2..6));
+}
+
+#[test]
 fn a_failed_sync_at_any_position_acknowledges_nothing_that_is_not_durable() {
     for setup in settings() {
         let whole = fresh(5);

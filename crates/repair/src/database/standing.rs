@@ -127,8 +127,9 @@ impl Now {
         if signs { Standing::Stale } else { Standing::Touched }
     }
 
-    /// Whether the log was begun anew, after all of it had come into the database file. Where there was no log, the
-    /// first one since has the number 0. The time of the file can hide it: a power loss may take that back.
+    /// Whether the log was begun anew, after all of it had come into the database file. Where there was no log, or an
+    /// empty one, the first one since has the number 0. The time of the file can hide it: a power loss may take that
+    /// back.
     fn begun_anew(&self, state: &State) -> bool {
         let Some(header) = self.log.as_ref().and_then(|log| log.scan.header.ok()) else {
             return false;

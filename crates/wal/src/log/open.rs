@@ -17,7 +17,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use walmend_sync::atomic::AtomicBool;
 use walmend_sync::{Condvar, Mutex};
 use walmend_types::{CommitSeq, Error, FrameNumber, PageNumber, Result, Salts};
-use walmend_vfs::{DirectFile, OpenFlags, Vfs, VfsFile};
+use walmend_vfs::{DirectFile, OpenFlags, ReadSource, Vfs, VfsFile};
 
 impl Log {
     /// Recovers the log of a database and opens it, creating what is missing. The caller holds the exclusive
@@ -50,7 +50,18 @@ impl Log {
         }
 
         let mut wal = vfs.open(&config.files.wal, OpenFlags::CREATE)?;
-        let log_io = config.log_io.settle(&*vfs, &config.files.wal);
+        let mut log_io = config.log_io.settle(&*vfs, &config.files.wal);
+        // What direct writes need is opened now: were there no descriptor left later, appends would fail, and the
+        // clearing away of them too. Where it cannot be had, the cache does as well.
+        let reached = |wal: &dyn VfsFile| match wal.read_from_device(&mut [0], 0) {
+            Ok(read) => read.source == ReadSource::Device,
+            // The device answered.
+            Err(_) => true,
+        };
+        if log_io == LogIo::Direct && !reached(&*wal) {
+            tracing::warn!(target: "walmend::wal::log", "no direct writes this time: the log is written through the cache");
+            log_io = LogIo::Buffered;
+        }
         if log_io == LogIo::Direct {
             // From the first write on, recovery's included: mixing the two ways can lose writes.
             wal = Arc::new(DirectFile::new(wal));

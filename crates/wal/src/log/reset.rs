@@ -86,9 +86,11 @@ impl Shared {
         Ok(header)
     }
 
-    /// Ends a generation: everything in the file is in the database, and the file becomes empty.
+    /// Ends a generation: everything in the file is in the database, and the file becomes empty. The next log in it is
+    /// number 0 again, as in a new file: a higher one proves that a log came before it.
     pub(crate) fn empty_log(&self, tail: &mut Tail) -> Result<()> {
         self.leave_generation(tail);
+        tail.checkpoint_seq = 0;
         self.record_generation(tail, Salts::default(), Checksum::default())?;
         self.wal.truncate(0)?;
         self.sync_wal(SyncMode::Full)?;

@@ -6,12 +6,13 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use walmend_sync::atomic::{AtomicBool, Ordering};
 use walmend_sync::{Condvar, Mutex, thread};
 use walmend_types::{Error, Result, SyncMode};
 use walmend_vfs::sim::SimVfs;
 use walmend_vfs::{
     AlignedBuf, DIRECT_BLOCK, DeviceRead, DirectWrites, FileInfo, LockHolder, LockKind, LockRange, OpenFlags,
-    Vfs, VfsFile,
+    ReadSource, Vfs, VfsFile,
 };
 
 /// What goes wrong next, once, in files whose path ends so.
@@ -36,6 +37,8 @@ struct State {
     /// Each block that was written directly, before its last write.
     older: Mutex<BTreeMap<u64, Vec<u8>>>,
     failed: Condvar,
+    /// The file system has direct I/O, and no descriptor is left for it.
+    no_descriptors: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -61,6 +64,10 @@ impl DoubleVfs {
 
     pub(crate) fn arm(&self, fault: Fault) {
         *self.state.fault.lock() = Some(fault);
+    }
+
+    pub(crate) fn leave_no_descriptors(&self) {
+        self.state.no_descriptors.store(true, Ordering::Relaxed);
     }
 
     /// Waits until a slow sync has failed and let go of the file.
@@ -151,6 +158,10 @@ impl VfsFile for DoubleFile {
     }
 
     fn write_direct(&self, blocks: &[u8], offset: u64) -> Result<()> {
+        if self.state.no_descriptors.load(Ordering::Relaxed) {
+            let unsupported = io::Error::from(io::ErrorKind::Unsupported);
+            return Err(Error::io("write", self.path(), Some(offset), unsupported));
+        }
         let mut written = AlignedBuf::zeroed(blocks.len());
         written.copy_from_slice(blocks);
         let mut last = vec![0; blocks.len()];
@@ -218,6 +229,12 @@ impl VfsFile for DoubleFile {
     }
 
     fn read_from_device(&self, buf: &mut [u8], offset: u64) -> Result<DeviceRead> {
+        if self.state.no_descriptors.load(Ordering::Relaxed) {
+            return Ok(DeviceRead {
+                bytes: self.inner.read_at(buf, offset)?,
+                source: ReadSource::Cache,
+            });
+        }
         self.inner.read_from_device(buf, offset)
     }
 

@@ -168,6 +168,8 @@ pub(crate) struct Setup {
     pub(crate) watermark_interval: Duration,
     pub(crate) on_damage: OnDamage,
     pub(crate) log_io: LogIo,
+    /// What that is expected to come down to.
+    pub(crate) settles: LogIo,
 }
 
 impl Setup {
@@ -179,6 +181,7 @@ impl Setup {
             watermark_interval: Duration::from_secs(3600),
             on_damage: OnDamage::Refuse,
             log_io: LogIo::Buffered,
+            settles: LogIo::Buffered,
         }
     }
 
@@ -186,6 +189,7 @@ impl Setup {
     pub(crate) fn direct() -> Self {
         Self {
             log_io: LogIo::Direct,
+            settles: LogIo::Direct,
             ..Self::small()
         }
     }
@@ -229,7 +233,7 @@ impl Rig {
         // All tests of the process use one path.
         config.fence = Some(RecoveryFence::new());
         let (log, report) = Log::open(Arc::clone(&vfs), config)?;
-        assert_eq!(log.status().log_io, setup.log_io);
+        assert_eq!(log.status().log_io, setup.settles);
         let writer = log.writer();
         Ok(Self {
             sync: WalBatchWriter::<Vec<PageImage>>::sync_half(&writer),
