@@ -90,7 +90,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Locked`], saying who has it open; [`Error::WalCorrupt`] or [`Error::WalAmbiguous`] for
-    /// damage, unless told otherwise by [`Options::on_damage`]: then no file was changed;
+    /// damage, unless told otherwise by [`Options::on_damage`]: then no file was changed, unless the sidecar of the
+    /// log healed a part of it;
     /// [`Error::NotADatabase`], [`Error::NotFound`], [`Error::Invalid`] where the options do not fit what is
     /// there; I/O errors.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Self, OpenReport)> {

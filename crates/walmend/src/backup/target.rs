@@ -35,6 +35,7 @@ impl<'a> Target<'a> {
         for suffix in [""].into_iter().chain(COMPANIONS) {
             refuse_existing(vfs, path, suffix)?;
         }
+        refuse_companion(vfs, path, original)?;
         let partial = with_suffix(path, "-backup-partial");
         let inode = |path: &Path| Ok::<_, Error>(vfs.info(path)?.map(|info| info.inode));
         let found = inode(&partial)?;
@@ -250,6 +251,27 @@ fn leads_to(vfs: &dyn Vfs, name: &Path, file: &dyn VfsFile) -> Result<bool> {
     Ok(held)
 }
 
+/// A copy must not get the name of a file that counts as a part of its original.
+fn refuse_companion(vfs: &dyn Vfs, path: &Path, original: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = vfs.canonical(folder.unwrap_or(Path::new(".")));
+    let (Ok(folder), Ok(original), Some(name)) = (folder, vfs.canonical(original), path.file_name()) else {
+        return Ok(());
+    };
+    let target = folder.join(name);
+    if COMPANIONS
+        .iter()
+        .all(|suffix| with_suffix(&original, suffix) != target)
+    {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "{} would count as part of {}: choose another target",
+        path.display(),
+        original.display()
+    )))
+}
+
 fn refuse_existing(vfs: &dyn Vfs, path: &Path, suffix: &str) -> Result<()> {
     let path = with_suffix(path, suffix);
     match vfs.info(&path)? {
@@ -323,6 +345,19 @@ mod tests {
         let second = Target::claim(&vfs, path, partial, file, original);
         assert!(matches!(second, Err(Error::Locked { .. })));
         assert_eq!(vfs.info(path).unwrap().unwrap().len, 512);
+    }
+
+    #[test]
+    fn a_backup_does_not_become_the_log_of_its_original() {
+        let folder = tempfile::tempdir().unwrap();
+        let original = folder.path().join("a.db");
+        std::fs::write(&original, [1; 512]).unwrap();
+        let vfs = walmend_vfs::UnixVfs::new();
+        for suffix in COMPANIONS {
+            let refused = Target::create(&vfs, &with_suffix(&original, suffix), &original);
+            assert!(matches!(refused, Err(Error::Invalid(_))), "{suffix}");
+        }
+        assert!(Target::create(&vfs, &folder.path().join("b.db"), &original).is_ok());
     }
 
     #[test]
