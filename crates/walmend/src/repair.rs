@@ -98,14 +98,15 @@ impl Mended {
     }
 }
 
-/// Groups share a sync, and wait for each other a little: the log's own syncs go to the same disk.
+/// Groups share a sync, every 200 ms or 16,384 frames: while the sidecar is synced, the log's own sync waits at the same
+/// disk for about a millisecond. Measured at 20 ms (docs/benchmarks.md): a fifth of the commits at one writer was lost to it.
 fn config(first_commit: CommitSeq) -> RepairConfig {
     RepairConfig {
         first_commit,
-        min_group: 512,
+        min_group: 16384,
         max_group: 128,
-        groups_per_sync: 8,
-        linger: Duration::from_millis(20),
+        groups_per_sync: 128,
+        linger: Duration::from_millis(200),
         // The store waits when it is closed.
         drop_timeout: Duration::ZERO,
         ..RepairConfig::default()
