@@ -350,7 +350,10 @@ fn settle(shared: &Shared, tail: &MutexGuard<'_, crate::log::Tail>, patience: Du
             return Err(Error::DeadlineExceeded { waited_ms });
         }
         // The pipeline may latch a failure of its own, which signals nothing here.
+        visible.settling = true;
         visible = shared.changed.wait_timeout(visible, Duration::from_millis(50));
+        // Whoever holds the tail is the only one to wait here.
+        visible.settling = false;
     }
 }
 

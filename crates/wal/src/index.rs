@@ -53,8 +53,27 @@ fn hash(page: PageNumber) -> usize {
 
 /// The slots from the start of a page's chain on, once around.
 fn chain(page: PageNumber) -> impl Iterator<Item = usize> {
-    let start = hash(page);
+    around(hash(page))
+}
+
+/// The slots from this one on, once around.
+fn around(start: usize) -> impl Iterator<Item = usize> {
     (start..SLOTS).chain(0..start)
+}
+
+/// Pages whose last slot the writer remembers.
+const REMEMBERED: usize = 32;
+
+/// What only the writer knows.
+#[derive(Debug)]
+struct Writer {
+    /// The last frame that was inserted. A number of its own, because loom overlooks the race between a
+    /// reader's load and a store that its thread prepared with another load of the same atomic.
+    last: u32,
+    /// By the remainder of the page number: the page, its block, and the slot that it took there last. No slot between
+    /// the start of a chain and there is free, and none ever becomes so: the next search begins behind. Without it a
+    /// page that is written again and again walks over all of its own frames in the block.
+    taken: [(u32, u32, u16); REMEMBERED],
 }
 
 #[derive(Debug)]
@@ -124,10 +143,8 @@ pub struct FrameIndex {
     last: AtomicU32,
     /// Growing doubles the directory by adding a segment, so that nothing ever moves under a reader.
     directory: [OnceLock<Segment>; SEGMENTS],
-    /// The last frame that was inserted. Held while inserting: a second writer is a bug, and gets an error
-    /// instead of mixing up two frames. A number of its own, because loom overlooks the race between a
-    /// reader's load and a store that its thread prepared with another load of the same atomic.
-    writer: Mutex<u32>,
+    /// Held while inserting: a second writer is a bug, and gets an error instead of mixing up two frames.
+    writer: Mutex<Writer>,
 }
 
 impl fmt::Debug for FrameIndex {
@@ -151,29 +168,34 @@ impl FrameIndex {
         Self {
             last: AtomicU32::new(0),
             directory: [const { OnceLock::new() }; SEGMENTS],
-            writer: Mutex::new(0),
+            writer: Mutex::new(Writer {
+                last: 0,
+                taken: [(0, 0, 0); REMEMBERED],
+            }),
         }
     }
 
     /// Adds the frame after [`last`](Self::last), with its page and its stored chain checksum, and lets
     /// readers see it.
     ///
-    /// A page that fills a block by itself costs a walk over its own frames there, as it does in SQLite:
-    /// 4095 slots at worst.
-    ///
     /// # Errors
     /// [`Error::Internal`] if it is not the next frame; the index is unchanged.
     pub fn insert(&self, frame: FrameNumber, page: PageNumber, checksum: (u32, u32)) -> Result<()> {
-        let mut last = self.writer.lock();
-        if last.checked_add(1) != Some(frame.0) {
+        let mut writer = self.writer.lock();
+        if writer.last.checked_add(1) != Some(frame.0) {
             return Err(Error::Internal(format!(
                 "frame {frame} was indexed after frame {}",
-                *last
+                writer.last
             )));
         }
         let (number, position) = place(frame);
         let block = self.block_or_new(number);
-        let free = chain(page)
+        let remembered = page.get() as usize % REMEMBERED;
+        let start = match writer.taken[remembered] {
+            (of, block, slot) if of == page.get() && block as usize == number => (slot as usize + 1) % SLOTS,
+            _ => hash(page),
+        };
+        let free = around(start)
             .find(|&slot| block.slots[slot].load(Ordering::Relaxed) == 0)
             .ok_or_else(|| Error::Internal(format!("block {number} of the frame index has no free slot")))?;
         block.pages[position].store(page.get(), Ordering::Relaxed);
@@ -182,7 +204,8 @@ impl FrameIndex {
             Ordering::Relaxed,
         );
         block.slots[free].store(position as u16 + 1, Ordering::Relaxed);
-        *last = frame.0;
+        writer.taken[remembered] = (page.get(), number as u32, free as u16);
+        writer.last = frame.0;
         self.last.store(frame.0, Ordering::Release);
         Ok(())
     }

@@ -278,6 +278,9 @@ pub(crate) struct Visible {
     pub(crate) readers: BTreeMap<CommitSeq, Readers>,
     /// A reset waits for the readers to leave: nobody begins meanwhile.
     pub(crate) gate: bool,
+    /// A checkpoint waits for what is appended to be published: only then is a publication signalled, which costs a
+    /// system call.
+    pub(crate) settling: bool,
 }
 
 impl Log {

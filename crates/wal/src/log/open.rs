@@ -124,6 +124,7 @@ impl Log {
             high_water,
             readers: BTreeMap::new(),
             gate: false,
+            settling: false,
         };
         let shared = Shared {
             db_place: Place::of(&*vfs, &config.files.db)?,

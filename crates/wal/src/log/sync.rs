@@ -119,8 +119,11 @@ impl WalBatchSync<LogMark> for LogSync {
         visible.db_pages = mark.db_pages;
         visible.high_water = visible.high_water.max(mark.largest_db);
         let generation = visible.generation;
+        let waited_for = visible.settling;
         drop(visible);
-        self.shared.changed.notify_all();
+        if waited_for {
+            self.shared.changed.notify_all();
+        }
         self.shared.growth.notice(mark.last());
         if let Some(observer) = &self.observer {
             observer.published(Published {
