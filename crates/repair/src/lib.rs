@@ -16,7 +16,7 @@ mod sidecar;
 pub use codec::{Codec, ReedSolomon, SHARD_ALIGN, shard_len};
 pub use database::{
     DatabaseCheck, DatabaseHealReport, DatabaseProtectReport, DatabaseProtection, ProtectedDatabase,
-    Standing, Work, db_sidecar_path, heal_database, protect_database,
+    Scrubbed, Standing, Work, db_sidecar_path, heal_database, protect_database,
 };
 pub use heal::{
     HealPlan, HealReport, Healed, ProtectReport, SidecarProtection, heal_and_examine, heal_log, protect_log,

@@ -3,10 +3,13 @@
 #![cfg(not(walmend_loom))]
 
 use std::path::Path;
-use walmend_repair::{DatabaseCheck, ReedSolomon, Standing, Work, heal_database, protect_database};
+use std::sync::Arc;
+use walmend_repair::{
+    DatabaseCheck, DatabaseProtection, ReedSolomon, Scrubbed, Standing, Work, heal_database, protect_database,
+};
 use walmend_types::{Cx, PageSize, Result};
-use walmend_vfs::Vfs;
 use walmend_vfs::sim::{CrashKeep, SimVfs};
+use walmend_vfs::{OpenFlags, Vfs};
 use walmend_wal::FileSet;
 
 const DB: &str = "/a.db";
@@ -138,4 +141,75 @@ fn an_interrupted_heal_is_finished_by_the_next_one_without_being_told_to_trust()
             assert_eq!(check(left).unwrap().standing, Standing::Current, "{told}");
         },
     );
+}
+
+/// Opens the sidecar as a store does, and scrubs all of the database.
+fn scrub(vfs: &SimVfs) -> Result<(DatabaseProtection, Vec<u32>)> {
+    let shared: Arc<dyn Vfs> = Arc::new(vfs.clone());
+    let db = shared.open(Path::new(DB), OpenFlags::WRITE)?;
+    let protection = DatabaseProtection::open(shared, &files(), db, Arc::new(ReedSolomon))?.unwrap();
+    let mut all = Vec::new();
+    for window in 0.. {
+        match protection.scrub(window)? {
+            Scrubbed::Window { healed, .. } => all.extend(healed),
+            Scrubbed::End => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok((protection, all))
+}
+
+#[test]
+fn an_interrupted_scrub_is_finished_by_heal_without_being_told_to_trust() {
+    let whole = content(1100, 1);
+    let disk = SimVfs::new(1);
+    disk.put(Path::new(DB), &whole);
+    protect(&disk).unwrap();
+    for page in [0, 5, 600, 1099] {
+        assert!(disk.flip_bit(Path::new(DB), page * PAGE as u64 + 77, 2));
+    }
+    let damaged = dump(&disk);
+    let undisturbed = disk.fork();
+    let before = undisturbed.ops();
+    let (protection, healed) = scrub(&undisturbed).unwrap();
+    assert_eq!(healed, [1, 6, 601, 1100]);
+    protection.close();
+    assert!(dump(&undisturbed) == whole);
+    assert_eq!(check(&undisturbed).unwrap().standing, Standing::Current);
+    let ops = undisturbed.ops() - before;
+    assert!(ops > 8, "{ops}");
+    for op in 1..=ops {
+        for keep in [CrashKeep::None, CrashKeep::All, CrashKeep::Random(op)] {
+            let vfs = disk.fork();
+            vfs.crash_at_op(op);
+            if let Ok((protection, _)) = scrub(&vfs) {
+                protection.close();
+            }
+            let left = vfs.crash(keep.clone());
+            let told = format!("operation {op} of {ops}, {keep:?}");
+            for (page, torn) in dump(&left).chunks(PAGE).enumerate() {
+                let place = page * PAGE..(page + 1) * PAGE;
+                assert!(*torn == whole[place.clone()] || *torn == damaged[place], "{told}");
+            }
+            heal(&left).unwrap();
+            assert!(dump(&left) == whole, "{told}");
+            assert_eq!(check(&left).unwrap().standing, Standing::Current, "{told}");
+        }
+    }
+}
+
+#[test]
+fn scrubbing_names_what_cannot_be_rebuilt() {
+    let disk = SimVfs::new(1);
+    disk.put(Path::new(DB), &content(20, 1));
+    protect(&disk).unwrap();
+    // With 20 pages of 512 bytes each is alone in its stripe, with one parity shard, behind its description.
+    let sidecar = walmend_repair::db_sidecar_path(Path::new(DB));
+    let len = disk.dump(&sidecar).unwrap().len() as u64;
+    let slot = (16384..len).find(|at| disk.dump(&sidecar).unwrap()[*at as usize..].starts_with(b"WMdb"));
+    assert!(disk.flip_bit(&sidecar, slot.unwrap() + 2300, 1));
+    assert!(disk.flip_bit(Path::new(DB), 77, 2));
+    let (protection, healed) = scrub(&disk).unwrap();
+    assert_eq!((healed, protection.damaged()), (Vec::new(), Vec::new()));
+    assert_eq!(protection.lost(), [1]);
 }

@@ -49,6 +49,8 @@ mod protection;
 mod repair;
 #[cfg(not(feature = "repair"))]
 mod repair_off;
+#[cfg(feature = "repair")]
+mod scrub;
 mod snapshot;
 mod stats;
 mod store;
@@ -60,7 +62,7 @@ pub use checkpoints::CheckpointBlocked;
 pub use identify::{Identity, identify};
 pub use options::{Options, Pages};
 pub use snapshot::Snapshot;
-pub use stats::{ProtectionStats, RepairStats, Stats};
+pub use stats::{ProtectionStats, RepairStats, ScrubStats, Stats};
 pub use store::{OpenReport, Store};
 pub use txn::{CommitFuture, Txn};
 

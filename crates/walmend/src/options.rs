@@ -55,6 +55,8 @@ pub struct Options {
     #[cfg(feature = "repair")]
     pub(crate) protect_database: bool,
     #[cfg(feature = "repair")]
+    pub(crate) scrub: Option<crate::scrub::Pace>,
+    #[cfg(feature = "repair")]
     pub(crate) repair_on: Option<tokio::runtime::Handle>,
     pub(crate) log_io: LogIo,
     pub(crate) vfs: Arc<dyn Vfs>,
@@ -81,6 +83,8 @@ impl Options {
             repair: true,
             #[cfg(feature = "repair")]
             protect_database: false,
+            #[cfg(feature = "repair")]
+            scrub: None,
             #[cfg(feature = "repair")]
             repair_on: None,
             log_io: LogIo::Auto,
@@ -204,6 +208,21 @@ impl Options {
     #[must_use]
     pub fn protect_database(mut self, protect: bool) -> Self {
         self.protect_database = protect;
+        self
+    }
+
+    /// Scrubs the database file in the background, if it is protected: reads it window by window (32 MiB), at this many
+    /// bytes per second on average (at least 1), compares it with its sidecar, and heals what is damaged. `every` is the
+    /// time from the end of a pass to the beginning of the next. Checkpoints wait for a window that is being compared,
+    /// commits do not. [`Stats::protection`](crate::Stats::protection) has the progress,
+    /// [`Store::pause_scrub`](crate::Store::pause_scrub) holds it up. Default: no scrubbing.
+    #[cfg(feature = "repair")]
+    #[must_use]
+    pub fn scrub(mut self, bytes_per_second: u64, every: Duration) -> Self {
+        self.scrub = Some(crate::scrub::Pace {
+            bytes_per_second: bytes_per_second.max(1),
+            every,
+        });
         self
     }
 

@@ -1,9 +1,10 @@
 //! The protection of the database file, kept in step by the store's own checkpoints.
 
 use crate::options::Options;
+use crate::scrub::Scrubber;
 use crate::stats::ProtectionStats;
 use std::sync::Arc;
-use walmend_repair::{DatabaseProtection, ReedSolomon, Work, protect_database};
+use walmend_repair::{DatabaseProtection, ReedSolomon, Work, heal_database, protect_database};
 use walmend_types::{Cx, PageSize, Result};
 use walmend_vfs::VfsFile;
 use walmend_wal::{FileSet, PageProtection};
@@ -12,7 +13,10 @@ const TARGET: &str = "walmend::store";
 
 /// The sidecar of the database file, if it has one.
 #[derive(Debug)]
-pub(crate) struct Protection(Option<DatabaseProtection>);
+pub(crate) struct Protection {
+    kept: Option<Arc<DatabaseProtection>>,
+    scrubber: Option<Scrubber>,
+}
 
 impl Protection {
     /// Opens the sidecar, and makes it or brings it up to date first if the options ask for that. The caller holds the
@@ -23,6 +27,20 @@ impl Protection {
         page_size: PageSize,
         options: &Options,
     ) -> Result<Self> {
+        let kept = Self::in_step(files, db, page_size, options)?.map(Arc::new);
+        let scrubber = match (&kept, options.scrub) {
+            (Some(kept), Some(pace)) => Some(Scrubber::start(Arc::clone(kept), pace)?),
+            _ => None,
+        };
+        Ok(Self { kept, scrubber })
+    }
+
+    fn in_step(
+        files: &FileSet,
+        db: &Arc<dyn VfsFile>,
+        page_size: PageSize,
+        options: &Options,
+    ) -> Result<Option<DatabaseProtection>> {
         let open = || {
             let (vfs, db) = (Arc::clone(&options.vfs), Arc::clone(db));
             DatabaseProtection::open(vfs, files, db, Arc::new(ReedSolomon))
@@ -41,29 +59,43 @@ impl Protection {
             if found.is_some() && !in_step {
                 tracing::warn!(target: TARGET, path = %files.db.display(), "the protection of the database is stale");
             }
-            return Ok(Self(found));
+            return Ok(found);
         }
-        drop(found);
         let cx = Cx::new();
+        if found.is_some_and(|found| found.healing_was_interrupted()) {
+            heal_database(&*options.vfs, files, &ReedSolomon, false, &Work::new(&cx))?;
+        }
         protect_database(&*options.vfs, files, page_size, &ReedSolomon, &Work::new(&cx))?;
-        open().map(Self)
+        open()
     }
 
     pub(crate) fn watches(&self) -> Option<&dyn PageProtection> {
-        self.0
-            .as_ref()
+        self.kept
+            .as_deref()
             .map(|protection| protection as &dyn PageProtection)
     }
 
+    /// Holds scrubbing up, or lets it go on.
+    pub(crate) fn pause_scrub(&self, paused: bool) {
+        if let Some(scrubber) = &self.scrubber {
+            scrubber.pause(paused);
+        }
+    }
+
     pub(crate) fn stats(&self) -> Option<ProtectionStats> {
-        self.0.as_ref().map(|protection| ProtectionStats {
+        self.kept.as_ref().map(|protection| ProtectionStats {
             in_step: protection.in_step(),
             damaged_pages: protection.damaged(),
+            lost_pages: protection.lost(),
+            scrub: self.scrubber.as_ref().map(Scrubber::stats),
         })
     }
 
     pub(crate) fn close(&self) {
-        if let Some(protection) = &self.0 {
+        if let Some(scrubber) = &self.scrubber {
+            scrubber.stop();
+        }
+        if let Some(protection) = &self.kept {
             protection.close();
         }
     }

@@ -59,8 +59,30 @@ pub struct Stats {
 pub struct ProtectionStats {
     /// Checkpoints keep it in step with the database. Otherwise it is stale until the database is protected anew.
     pub in_step: bool,
-    /// Pages that checkpoints have found damaged, ascending: they can be healed.
+    /// Pages that were found damaged and not healed yet, ascending: they can be.
     pub damaged_pages: Vec<u32>,
+    /// Pages that were found damaged, and cannot be rebuilt, ascending.
+    pub lost_pages: Vec<u32>,
+    /// How scrubbing stands; `None` if it was not asked for.
+    pub scrub: Option<ScrubStats>,
+}
+
+/// How the scrubbing of the database file stands, since the store was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScrubStats {
+    /// Passes over the whole database that are done.
+    pub passes: u64,
+    /// Bytes of the database file compared in the pass under way.
+    pub pass_bytes: u64,
+    /// Bytes compared in all.
+    pub bytes: u64,
+    /// Pages that were damaged, and are again what they were.
+    pub healed_pages: u64,
+    /// It is held up: see [`Store::pause_scrub`](crate::Store::pause_scrub).
+    pub paused: bool,
+    /// The last failure. Scrubbing goes on behind it.
+    pub last_failure: Option<String>,
 }
 
 /// How far what is durable is also repairable: since the store was opened, and now.

@@ -343,6 +343,13 @@ impl Store {
         self.0.repair.wait(timeout)
     }
 
+    /// Holds the scrubbing of the database file up, and returns when the window that it was at is done; or lets it go
+    /// on. Without [`Options::scrub`] there is nothing to hold up.
+    #[cfg(feature = "repair")]
+    pub fn pause_scrub(&self, paused: bool) {
+        self.0.protection.pause_scrub(paused);
+    }
+
     /// The kind of pages.
     pub fn pages(&self) -> Pages {
         self.0.pages

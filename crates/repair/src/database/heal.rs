@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use walmend_sync::Mutex;
-use walmend_types::{Error, PageNumber, Result, SyncMode};
+use walmend_types::{Error, PageNumber, PageSize, Result, SyncMode};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{ExpectedPage, FileSet, PageDigest, PageVerdict, verify_pages, with_suffix};
 
@@ -93,7 +93,7 @@ pub fn heal_database(
     });
     let Written { aside, healed, state } = std::mem::take(&mut *healer.written.lock());
     // Also after a failure: what was written is to be durable.
-    settle(&*db, &healed, &examiner)?;
+    settle(&*db, examiner.sidecar.layout.page_size, &healed)?;
     let all = all?;
     let mut report = DatabaseHealReport {
         pages_healed: healed.iter().map(|page| page.page.get()).collect(),
@@ -133,12 +133,12 @@ pub fn heal_database(
 }
 
 /// Makes the healed pages durable, and reads them back from the device.
-fn settle(db: &dyn VfsFile, healed: &[ExpectedPage], examiner: &Examiner<'_>) -> Result<()> {
+pub(super) fn settle(db: &dyn VfsFile, page_size: PageSize, healed: &[ExpectedPage]) -> Result<()> {
     if healed.is_empty() {
         return Ok(());
     }
     db.sync(SyncMode::Full)?;
-    let verification = verify_pages(db, examiner.sidecar.layout.page_size, healed)?;
+    let verification = verify_pages(db, page_size, healed)?;
     match verification.verdict {
         PageVerdict::Match => Ok(()),
         PageVerdict::Mismatch { page, .. } => Err(Error::DatabaseCorrupt {
@@ -309,10 +309,10 @@ impl Healer<'_> {
 
 /// The file that keeps damaged pages as they were.
 #[derive(Debug)]
-struct Aside {
-    file: Arc<dyn VfsFile>,
-    path: PathBuf,
-    id: (u64, u32),
+pub(super) struct Aside {
+    pub(super) file: Arc<dyn VfsFile>,
+    pub(super) path: PathBuf,
+    pub(super) id: (u64, u32),
     end: u64,
 }
 
@@ -322,7 +322,7 @@ fn aside_path(db: &Path, (seconds, number): (u64, u32)) -> PathBuf {
 }
 
 impl Aside {
-    fn create(vfs: &dyn Vfs, db: &Path) -> Result<Self> {
+    pub(super) fn create(vfs: &dyn Vfs, db: &Path) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = now.map_or(1, |since| since.as_secs().max(1));
         for number in 0..100 {
@@ -344,7 +344,7 @@ impl Aside {
         )))
     }
 
-    fn append(&mut self, page: u32, bytes: &[u8]) -> Result<()> {
+    pub(super) fn append(&mut self, page: u32, bytes: &[u8]) -> Result<()> {
         let mut record = Vec::new();
         let mut id = [0; 16];
         id[..4].copy_from_slice(&page.to_be_bytes());

@@ -24,25 +24,27 @@ const TARGET: &str = "walmend::repair::database";
 /// The sidecar of the database of an open store. What goes wrong with it costs protection, and no checkpoint.
 #[derive(Debug)]
 pub struct DatabaseProtection {
-    vfs: Arc<dyn Vfs>,
-    files: FileSet,
-    db: Arc<dyn VfsFile>,
+    pub(super) vfs: Arc<dyn Vfs>,
+    pub(super) files: FileSet,
+    pub(super) db: Arc<dyn VfsFile>,
     codec: Arc<dyn Codec>,
-    kept: Mutex<Kept>,
+    pub(super) kept: Mutex<Kept>,
 }
 
 #[derive(Debug)]
-struct Kept {
-    sidecar: Sidecar,
+pub(super) struct Kept {
+    pub(super) sidecar: Sidecar,
     /// It is as the database is, but for what a checkpoint is about to write.
-    in_step: bool,
+    pub(super) in_step: bool,
     /// Tells pages that an interrupted checkpoint wrote from damaged ones, until all of the log is copied.
     judge: Option<Now>,
     /// The database's size in pages after the checkpoint that is prepared, and whether that copies all of the log.
-    prepared: Option<(u32, bool)>,
-    window: Window,
+    pub(super) prepared: Option<(u32, bool)>,
+    pub(super) window: Window,
     /// Pages that were found damaged, and are right in the new parity.
-    damaged: BTreeSet<u32>,
+    pub(super) damaged: BTreeSet<u32>,
+    /// Pages that were found damaged, and cannot be rebuilt.
+    pub(super) lost: BTreeSet<u32>,
 }
 
 impl DatabaseProtection {
@@ -69,6 +71,7 @@ impl DatabaseProtection {
             prepared: None,
             window: Window::default(),
             damaged: BTreeSet::new(),
+            lost: BTreeSet::new(),
         };
         Ok(Some(Self {
             vfs,
@@ -85,9 +88,24 @@ impl DatabaseProtection {
         self.kept.lock().in_step
     }
 
-    /// Pages that checkpoints have found damaged: they are healable, and wait for `heal` or `scrub`.
+    /// A healing was interrupted: [`heal_database`](super::heal_database) finishes it, and has to come before
+    /// [`protect_database`](super::protect_database), which would take what it left for somebody's write.
+    pub fn healing_was_interrupted(&self) -> bool {
+        let kept = self.kept.lock();
+        kept.sidecar
+            .state
+            .as_ref()
+            .is_some_and(|state| state.aside != (0, 0))
+    }
+
+    /// Pages that checkpoints and scrubbing have found damaged, and that are healable; scrubbing heals them.
     pub fn damaged(&self) -> Vec<u32> {
         self.kept.lock().damaged.iter().copied().collect()
+    }
+
+    /// Pages that checkpoints and scrubbing have found damaged, and that cannot be rebuilt.
+    pub fn lost(&self) -> Vec<u32> {
+        self.kept.lock().lost.iter().copied().collect()
     }
 
     /// Says in the sidecar how the store leaves the database, durably. Waits a few milliseconds if it was written just
@@ -102,7 +120,7 @@ impl DatabaseProtection {
     }
 
     /// Whatever happens to the sidecar: the database comes first.
-    fn note(&self, kept: &mut Kept, done: Result<()>) {
+    pub(super) fn note(&self, kept: &mut Kept, done: Result<()>) {
         if let Err(error) = done {
             tracing::error!(target: TARGET, database = %self.files.db.display(), %error, "the database is no longer protected");
             kept.in_step = false;
@@ -110,7 +128,7 @@ impl DatabaseProtection {
     }
 
     /// The file as it is now, in the next state.
-    fn restamp(&self, kept: &mut Kept, wait: bool) -> Result<()> {
+    pub(super) fn restamp(&self, kept: &mut Kept, wait: bool) -> Result<()> {
         let Some(state) = kept.sidecar.state.clone() else {
             return Ok(());
         };
@@ -223,7 +241,7 @@ impl DatabaseProtection {
     }
 
     /// The pages of a stripe that rotted in the database, as they were. The new parity must not take the damage in.
-    fn rebuild_damaged(
+    pub(super) fn rebuild_damaged(
         &self,
         kept: &mut Kept,
         stripe: &Stripe,
@@ -259,12 +277,13 @@ impl DatabaseProtection {
         for (position, page) in damaged {
             match rebuilt.as_ref().and_then(|rebuilt| rebuilt.get(&position)) {
                 Some(bytes) => {
-                    tracing::warn!(target: TARGET, page, "a damaged page of the database: heal it");
+                    tracing::warn!(target: TARGET, page, "a damaged page of the database");
                     kept_right.insert(position, bytes.clone());
                     kept.damaged.insert(page);
                 }
                 None => {
-                    tracing::error!(target: TARGET, page, "a damaged page of the database that cannot be rebuilt")
+                    tracing::error!(target: TARGET, page, "a damaged page of the database that cannot be rebuilt");
+                    kept.lost.insert(page);
                 }
             }
         }
