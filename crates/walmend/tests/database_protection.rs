@@ -201,3 +201,30 @@ fn wherever_a_checkpoint_is_interrupted_the_parity_matches_or_is_known_not_to() 
     // Most of the time nothing is forgotten.
     assert!(decided > 0);
 }
+
+/// What an interrupted healing left looks like somebody's write, and is none: opening must not take it into the parity.
+#[test]
+fn opening_finishes_an_interrupted_healing_before_it_protects_anew() {
+    let disk = protected();
+    let whole = disk.dump(Path::new(DB)).unwrap();
+    for page in [3, 7, 20] {
+        assert!(disk.flip_bit(Path::new(DB), page * PAGE as u64 + 9, 2));
+    }
+    let undisturbed = disk.fork();
+    let before = undisturbed.ops();
+    assert_eq!(heal(&undisturbed), [4, 8, 21]);
+    let ops = undisturbed.ops() - before;
+    for op in 1..=ops {
+        for keep in [CrashKeep::None, CrashKeep::All, CrashKeep::Random(op)] {
+            let vfs = disk.fork();
+            vfs.crash_at_op(op);
+            let cx = Cx::new();
+            let files = FileSet::of(Path::new(DB));
+            let _ = heal_database(&vfs, &files, &ReedSolomon, false, &Work::new(&cx));
+            let vfs = vfs.crash(keep.clone());
+            open(&vfs, true).unwrap().close().unwrap();
+            heal(&vfs);
+            assert!(vfs.dump(Path::new(DB)).unwrap() == whole, "{op} {keep:?}");
+        }
+    }
+}
