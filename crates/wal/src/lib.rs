@@ -59,6 +59,7 @@ mod protection;
 mod recovery;
 mod registry;
 mod scan;
+mod usage;
 mod verify;
 
 pub use barrier::{CheckpointTarget, FileTarget, barrier};
@@ -89,6 +90,7 @@ pub use recovery::{
 };
 pub use registry::{LivenessProbe, LockOwner, LockRegistry, OsProbe, RegisteredLock};
 pub use scan::{Fault, HeaderState, Scan, ScanEnd, ScanHints, Slot};
+pub use usage::{AtWork, Usage};
 pub use verify::{ExpectedPage, PageVerdict, Verification, verify_pages};
 
 /// What other threads may use, and what they may be given: the build fails where that stops being true.

@@ -55,7 +55,6 @@ mod snapshot;
 mod stats;
 mod store;
 mod txn;
-mod usage;
 
 pub use backup::{BackupReport, BackupSource, Progress, backup};
 pub use checkpoints::CheckpointBlocked;

@@ -15,7 +15,6 @@ use crate::repair_off::{Mended, Protection, Repair};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::txn::{Payload, Txn};
-use crate::usage::Usage;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use walmend_types::{CommitSeq, Error, OutcomeToken, PageNumber, PageSize, Result
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{
     CheckpointMode, CheckpointReport, FileSet, LockRegistry, Log, LogConfig, LogWriter, RecoveryReport,
-    lock_exclusive, unlock_exclusive,
+    Usage, lock_exclusive, unlock_exclusive,
 };
 
 /// An open database. Clones are one store. It is closed by [`close`](Self::close), or when the last clone,

@@ -8,7 +8,7 @@ use walmend_types::{Error, Result};
 
 /// Counts calls that are at work, and keeps new ones out once the store is closed.
 #[derive(Debug, Default)]
-pub(crate) struct Usage {
+pub struct Usage {
     state: Mutex<State>,
     idle: Condvar,
 }
@@ -22,14 +22,14 @@ struct State {
 /// Somebody is at work until this is dropped.
 #[derive(Debug)]
 #[must_use = "the work ends when the guard is dropped"]
-pub(crate) struct AtWork<'a>(&'a Usage);
+pub struct AtWork<'a>(&'a Usage);
 
 impl Usage {
     /// Begins a call that touches the files.
     ///
     /// # Errors
-    /// [`Error::Closed`].
-    pub(crate) fn enter(&self) -> Result<AtWork<'_>> {
+    /// [`Error::Closed`] once [`close`](Self::close) was called.
+    pub fn enter(&self) -> Result<AtWork<'_>> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(closed());
@@ -42,7 +42,7 @@ impl Usage {
     ///
     /// # Errors
     /// [`Error::Closed`].
-    pub(crate) fn check_open(&self) -> Result<()> {
+    pub fn check_open(&self) -> Result<()> {
         if self.state.lock().closed {
             Err(closed())
         } else {
@@ -51,7 +51,7 @@ impl Usage {
     }
 
     /// Lets nobody begin any more, and waits for those at work.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         while state.at_work > 0 {
@@ -76,7 +76,8 @@ fn closed() -> Error {
     Error::Closed { what: "the store" }
 }
 
-#[cfg(test)]
+// The models are in `tests/loom_gate.rs`.
+#[cfg(all(test, not(walmend_loom)))]
 mod tests {
     use super::*;
     use walmend_sync::atomic::{AtomicBool, Ordering};
