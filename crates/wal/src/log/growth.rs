@@ -45,18 +45,18 @@ impl Growth {
         }
     }
 
-    /// So many frames are published now.
-    pub(crate) fn notice(&self, frames: u32) {
+    /// So many frames are published now, 0 after a reset. The caller holds the lock of what is visible: a publication
+    /// that told its number after a reset would leave the log full for good.
+    pub(crate) fn set(&self, frames: u32) {
         self.frames.store(frames, Ordering::Relaxed);
+    }
+
+    /// Wakes whoever waits for so many frames. The caller has let go of the lock of what is visible.
+    pub(crate) fn wake(&self, frames: u32) {
         if frames >= self.wanted.load(Ordering::SeqCst) {
             drop(self.stopped.lock());
             self.grown.notify_all();
         }
-    }
-
-    /// The log is empty now.
-    pub(crate) fn reset(&self) {
-        self.frames.store(0, Ordering::Relaxed);
     }
 }
 

@@ -155,7 +155,7 @@ impl Shared {
         visible.header = header;
         visible.index = Arc::new(FrameIndex::new());
         visible.frames = 0;
-        self.growth.reset();
+        self.growth.set(0);
         visible.backfilled = 0;
         // Where the length cannot be had, what was known stays true.
         if visible.db_pages > 0 {

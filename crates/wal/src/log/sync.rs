@@ -115,6 +115,7 @@ impl WalBatchSync<LogMark> for LogSync {
         }
         let mut visible = self.shared.visible.lock();
         visible.frames = mark.last();
+        self.shared.growth.set(mark.last());
         visible.commit_seq = mark.commit_seq;
         visible.db_pages = mark.db_pages;
         visible.high_water = visible.high_water.max(mark.largest_db);
@@ -124,7 +125,7 @@ impl WalBatchSync<LogMark> for LogSync {
         if waited_for {
             self.shared.changed.notify_all();
         }
-        self.shared.growth.notice(mark.last());
+        self.shared.growth.wake(mark.last());
         if let Some(observer) = &self.observer {
             observer.published(Published {
                 generation,
