@@ -7,7 +7,8 @@
 //! both `..reset..`;
 //! a close that waits for nobody, or lets others in until those at work have left; a last one at work that leaves
 //! quietly; work that begins although it is closed: `closing_waits_for_those_at_work..`;
-//! a number of frames that is set outside of the lock of what is visible: `a_publication_beside_a_reset..`;
+//! a number of frames that is set outside of the lock of what is visible, and a publication that does not wake the
+//! checkpoint that waits for it: `a_publication_beside_a_reset..`;
 //! a publisher that notifies without the waiter's lock: `a_log_that_grows..`.
 #![cfg(walmend_loom)]
 
