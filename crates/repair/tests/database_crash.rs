@@ -136,6 +136,11 @@ fn an_interrupted_heal_is_finished_by_the_next_one_without_being_told_to_trust()
                 let place = page * PAGE..(page + 1) * PAGE;
                 assert!(*torn == whole[place.clone()] || *torn == damaged[place], "{told}");
             }
+            // What is left must not become what is protected.
+            let other = left.fork();
+            protect(&other).unwrap();
+            heal(&other).unwrap();
+            assert!(dump(&other) == whole, "{told}");
             heal(left).unwrap();
             assert!(dump(left) == whole, "{told}");
             assert_eq!(check(left).unwrap().standing, Standing::Current, "{told}");

@@ -4,7 +4,7 @@ use crate::options::Options;
 use crate::scrub::Scrubber;
 use crate::stats::ProtectionStats;
 use std::sync::Arc;
-use walmend_repair::{DatabaseProtection, ReedSolomon, Work, heal_database, protect_database};
+use walmend_repair::{DatabaseProtection, ReedSolomon, Work, protect_database};
 use walmend_types::{Cx, PageSize, Result};
 use walmend_vfs::VfsFile;
 use walmend_wal::{FileSet, PageProtection};
@@ -61,10 +61,8 @@ impl Protection {
             }
             return Ok(found);
         }
+        drop(found);
         let cx = Cx::new();
-        if found.is_some_and(|found| found.healing_was_interrupted()) {
-            heal_database(&*options.vfs, files, &ReedSolomon, false, &Work::new(&cx))?;
-        }
         protect_database(&*options.vfs, files, page_size, &ReedSolomon, &Work::new(&cx))?;
         open()
     }

@@ -88,16 +88,6 @@ impl DatabaseProtection {
         self.kept.lock().in_step
     }
 
-    /// A healing was interrupted: [`heal_database`](super::heal_database) finishes it, and has to come before
-    /// [`protect_database`](super::protect_database), which would take what it left for somebody's write.
-    pub fn healing_was_interrupted(&self) -> bool {
-        let kept = self.kept.lock();
-        kept.sidecar
-            .state
-            .as_ref()
-            .is_some_and(|state| state.aside != (0, 0))
-    }
-
     /// Pages that checkpoints and scrubbing have found damaged, and that are healable; scrubbing heals them.
     pub fn damaged(&self) -> Vec<u32> {
         self.kept.lock().damaged.iter().copied().collect()

@@ -1,5 +1,6 @@
 //! Making the sidecar of a database that is there, and bringing it up to date.
 
+use super::heal::heal_database;
 use super::layout::{Layout, SOURCES, Side};
 use super::standing::{Finding, Now, Standing, unsettled};
 use super::state::{Found, Sidecar, State, db_sidecar_path};
@@ -35,7 +36,7 @@ pub struct DatabaseProtectReport {
 /// damaged are not protected, but reported; where the protection is stale, what is in the file counts.
 ///
 /// Interrupted, the next run goes on where this one stopped, unless the database was written meanwhile. The database
-/// file is synced, and otherwise not written. Memory: a window of 32 MiB and its parity for each thread. The caller
+/// file is synced, and otherwise not written, but for finishing a healing that was interrupted. Memory: a window of 32 MiB and its parity for each thread. The caller
 /// holds the exclusive lock on the database.
 ///
 /// # Errors
@@ -47,6 +48,12 @@ pub fn protect_database(
     codec: &dyn Codec,
     work: &Work<'_>,
 ) -> Result<DatabaseProtectReport> {
+    if let Found::Sidecar(sidecar) = Sidecar::open(vfs, &files.db, OpenFlags::READ)?
+        && sidecar.state.is_some_and(|state| state.aside != (0, 0))
+    {
+        // What it left looks like somebody's write, and is none.
+        heal_database(vfs, files, codec, false, work)?;
+    }
     let db = vfs.open(&files.db, OpenFlags::WRITE)?;
     // What is protected is durable first.
     db.sync(SyncMode::Full)?;
