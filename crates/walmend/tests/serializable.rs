@@ -39,8 +39,8 @@ fn leave(mut txn: Txn, doctor: u32) -> CommitOutcome {
 
 #[test]
 fn two_that_read_what_the_other_writes_both_commit_under_snapshots_but_not_if_serializable() {
-    let begins: [(fn(&Store) -> Result<Txn>, u32); 2] = [(Store::begin, 0), (Store::begin_serializable, 1)];
-    for (begin, left) in begins {
+    type Begin = fn(&Store) -> Result<Txn>;
+    for (begin, left) in [(Store::begin as Begin, 0), (Store::begin_serializable, 1)] {
         let store = open();
         let (first, second) = (begin(&store).unwrap(), begin(&store).unwrap());
         assert!(leave(first, DOCTORS[0]).is_committed());
