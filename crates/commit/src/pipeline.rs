@@ -7,7 +7,9 @@ use crate::ticket::{Heard, Sent, Ticket, ticket};
 use crate::totals::SharedTotals;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+#[cfg(not(walmend_loom))]
+use std::time::Duration;
+use std::time::Instant;
 use walmend_sync::{Mutex, has_passed, park_until, thread_waker};
 use walmend_types::{CommitOutcome, CommitRequest, Poison, Result, WalBatchWriter, WriteSetValidator};
 
@@ -61,6 +63,7 @@ struct Core<P, W: WalBatchWriter<P>, V> {
     back: Mutex<W::Sync>,
     common: Common,
     /// How long nothing has to happen before the log gets to tidy up.
+    #[cfg(not(walmend_loom))]
     idle_wait: Duration,
 }
 
@@ -105,6 +108,7 @@ where
                 front: Mutex::new(group.front),
                 back: Mutex::new(group.sync),
                 common: group.common,
+                #[cfg(not(walmend_loom))]
                 idle_wait: config.idle_wait,
             }),
             #[cfg(not(walmend_loom))]

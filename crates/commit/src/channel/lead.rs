@@ -277,6 +277,7 @@ impl<P> State<P> {
 
     /// How many batches were taken, for whoever tidies up; `None` when there will be no more. The waker is told of
     /// the end, and if `asleep` of the next batch after `seen` as well.
+    #[cfg(not(walmend_loom))]
     pub(crate) fn look_for_activity(&mut self, seen: u64, asleep: bool, waker: &Waker) -> Option<u64> {
         if self.is_drained() {
             return None;
