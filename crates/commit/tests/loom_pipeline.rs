@@ -147,7 +147,7 @@ fn a_ticket_is_answered_by_either_of_the_crew_and_both_learn_of_the_end() {
         let ticket = permit.send(request(1)).unwrap();
         assert!(ticket.wait().is_committed());
         pipeline.close();
-        crew.map(|member| member.join().unwrap());
+        crew.into_iter().for_each(|member| member.join().unwrap());
         assert_published(&log, 1);
     });
 }
