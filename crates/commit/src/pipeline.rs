@@ -79,7 +79,7 @@ where
     /// [`idle_wait`](crate::GroupConfig::idle_wait); it sleeps while nothing happens.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system gives no thread.
+    /// [`Error::Io`](walmend_types::Error::Io) if the system gives no thread.
     pub fn start(group: GroupCommit<P, W, V>, capacity: i64) -> Result<Self> {
         let pipeline = Self::without_threads(group, capacity);
         #[cfg(not(walmend_loom))]

@@ -20,7 +20,7 @@ use walmend_types::{Result, SyncMode};
 /// Bytes per call to the system, at most; also what the buffer grows to.
 const CHUNK: u64 = 1 << 20;
 
-/// An open file whose writes all pass the page cache; see the [module](self).
+/// An open file whose writes all pass the page cache, in whole blocks: the last one, which frames share, is kept in memory.
 ///
 /// Differences from the file underneath: writing can leave it longer than asked for, up to the end of the last
 /// block, with zeros; and nobody else may write the file while this one is open.
