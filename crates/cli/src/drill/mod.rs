@@ -200,7 +200,10 @@ impl<'a> Drill<'a> {
         self.committing += life.committing;
         self.totals = (self.totals.0 + life.totals.0, self.totals.1 + life.totals.1);
         let [p50, p99, max] = life.window;
-        self.windows.push(p50);
+        // A life that was killed before its first parity was synced has measured none.
+        if max > 0 {
+            self.windows.push(p50);
+        }
         self.report.repair_window_us.p99 = self.report.repair_window_us.p99.max(p99);
         self.report.repair_window_us.max = self.report.repair_window_us.max.max(max);
         let acknowledged = self.take_acks(&life);
