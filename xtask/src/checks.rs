@@ -19,16 +19,14 @@ pub(crate) fn lint(workspace: &Workspace, args: &[String]) -> Result {
     Args::new(args).finish()?;
     let all = ["clippy", "--workspace", "--all-targets", "--all-features"];
     run(workspace.cargo(all).args(["--", "-D", "warnings"]))?;
-    // As a user builds them: without what only tests, or other features, switch on.
+    // As a user builds them: without what only tests, or other features, switch on. A store that repairs nothing needs
+    // no tokio.
     for minimal in [
         ["clippy", "--lib", "-p", "walmend", "--no-default-features"].as_slice(),
         &["clippy", "--lib", "--bins", "-p", "walmend-cli"],
     ] {
         run(workspace.cargo(minimal).args(["--", "-D", "warnings"]))?;
     }
-    // A store that repairs nothing needs no tokio.
-    let bare = ["clippy", "-p", "walmend", "--no-default-features"];
-    run(workspace.cargo(bare).args(["--", "-D", "warnings"]))?;
 
     let packages = workspace.loom_packages();
     if packages.is_empty() {
