@@ -79,15 +79,13 @@ impl Mended {
             .first()
             .map_or(log.status().commit_seq.next(), |commit| commit.commit_seq);
         let io = Arc::new(io);
-        let own = match options.repair_on {
-            Some(_) => None,
-            None => Some(OwnRuntime::start()?),
+        let (handle, own) = match &options.repair_on {
+            Some(handle) => (handle.clone(), None),
+            None => {
+                let (handle, own) = OwnRuntime::start()?;
+                (handle, Some(own))
+            }
         };
-        let handle = options
-            .repair_on
-            .clone()
-            .or(own.as_ref().map(|own| own.handle.clone()));
-        let handle = handle.ok_or_else(|| Error::Internal("a repair without a runtime".into()))?;
         let coordinator = RepairCoordinator::new(io.clone(), io.clone(), handle, config(first_commit))?;
         coordinator.offer(&left)?;
         Ok(Repair(Mutex::new(Some(Running {
@@ -237,14 +235,13 @@ impl fmt::Debug for Feed {
 /// A runtime on a thread of its own, for a store whose caller brings none.
 #[derive(Debug)]
 struct OwnRuntime {
-    handle: Handle,
     /// Dropping it ends the runtime.
     running: tokio::sync::oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl OwnRuntime {
-    fn start() -> Result<Self> {
+    fn start() -> Result<(Handle, Self)> {
         const NAME: &str = "walmend-repair";
         let failed = |source| Error::Io {
             op: "start thread",
@@ -264,11 +261,7 @@ impl OwnRuntime {
             // Dropping the runtime waits for the group in work.
             .spawn(move || drop(runtime.block_on(ended)))
             .map_err(failed)?;
-        Ok(Self {
-            handle,
-            running,
-            thread,
-        })
+        Ok((handle, Self { running, thread }))
     }
 
     fn stop(self, wait: bool) {
