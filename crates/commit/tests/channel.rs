@@ -2,7 +2,7 @@
 #![cfg(not(walmend_loom))]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use walmend_commit::*;
 use walmend_sync::{Mutex, thread};
 
@@ -311,4 +311,31 @@ fn what_a_payload_holds_is_free_by_the_time_its_writer_is_answered() {
         commit_seq: CommitSeq(1),
     });
     assert_eq!(*answered_before.lock(), Some(false));
+}
+
+#[test]
+fn a_revoked_permit_neither_sends_into_nor_frees_the_place_that_another_one_has_got_since() {
+    const DEADLINE: Duration = Duration::from_secs(1_000_000);
+    let (sender, mut receiver) = channel_with_deadline(1, DEADLINE);
+    let sender = sender.tracked();
+    let late = sender.reserve().unwrap();
+    // The only place there is goes from hand to hand.
+    assert_eq!(receiver.revoke_overdue(Instant::now() + DEADLINE), 1);
+    let later = sender.reserve().unwrap();
+    assert_eq!((later.number(), sender.occupancy()), (2, 1));
+    let refused = late.send(request(1)).unwrap_err();
+    assert!(matches!(refused.error, Error::Revoked));
+    assert_eq!(refused.request.payload, 1, "the request comes back");
+    assert_eq!(received(&mut receiver), [], "2 is still open");
+
+    assert_eq!(receiver.revoke_overdue(Instant::now() + DEADLINE), 1);
+    let third = sender.reserve().unwrap();
+    drop(later);
+    assert_eq!(
+        (sender.occupancy(), sender.leaked()),
+        (1, Some(0)),
+        "it had nothing left to give back"
+    );
+    send(third, 3);
+    assert_eq!(received(&mut receiver), [3]);
 }

@@ -364,6 +364,33 @@ pub(super) const BUGS: &[Bug] = &[
         ["walmend-commit", "channel_model", ""],
     ),
     bug(
+        "a revoked permit sends into the place that another one has got since",
+        [
+            "crates/commit/src/channel/state.rs",
+            "match slot.filter(|slot| slot.number == place.number && slot.sent.is_none()) {",
+            "match slot.filter(|slot| slot.sent.is_none()) {",
+        ],
+        ["walmend-commit", "channel", "revoked_permit"],
+    ),
+    bug(
+        "a revoked permit frees the place that another one has got since",
+        [
+            "crates/commit/src/channel/state.rs",
+            ".is_some_and(|slot| slot.number == place.number && slot.sent.is_none())",
+            ".is_some_and(|slot| slot.sent.is_none())",
+        ],
+        ["walmend-commit", "channel_model", ""],
+    ),
+    bug(
+        "an overdue reservation is revoked although it was sent",
+        [
+            "crates/commit/src/channel/state.rs",
+            "first.due.filter(|_| first.sent.is_none())",
+            "first.due",
+        ],
+        ["walmend-commit", "channel_model", ""],
+    ),
+    bug(
         "healing keeps no copy of the damaged log",
         [
             "crates/repair/src/heal/apply.rs",
