@@ -1,10 +1,12 @@
-//! Group commit over a log in memory whose sync takes 50 us, as on a fast disk.
+//! Group commit over a log in memory whose sync takes 50 us, as on a fast disk; and over one that does nothing, for what
+//! the batch path itself costs.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use std::time::{Duration, Instant};
 use walmend_benches::{request, share_of, timed_threads};
 use walmend_commit::{
-    CommitSeq, Cx, FirstCommitterWins, GroupCommit, GroupConfig, MemoryWriter, Sent, channel, spawn,
+    Append, AppendFailure, BatchEntry, CommitSeq, Cx, FirstCommitterWins, GroupCommit, GroupConfig,
+    MemoryWriter, Pipeline, Result, Sent, WalBatchSync, WalBatchWriter, channel, spawn,
 };
 
 const SYNC: Duration = Duration::from_micros(50);
@@ -16,6 +18,8 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     ten_commits(&mut criterion);
     writers(&mut criterion);
+    batch_path(&mut criterion);
+    lone_writer(&mut criterion);
     criterion.final_summary();
 }
 
@@ -89,4 +93,72 @@ fn writers(criterion: &mut Criterion) {
         });
     }
     bench.finish();
+}
+
+/// A log that keeps nothing and takes no time.
+#[derive(Clone)]
+struct NoLog;
+
+impl WalBatchWriter<()> for NoLog {
+    type Mark = ();
+    type Sync = Self;
+
+    fn sync_half(&self) -> Self {
+        self.clone()
+    }
+
+    fn append_batch(&mut self, batch: &[BatchEntry<'_, ()>]) -> Result<Append<()>, AppendFailure> {
+        Ok(Append {
+            offsets: vec![0; batch.len()],
+            tokens: Vec::new(),
+            mark: (),
+        })
+    }
+
+    fn discard_append(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl WalBatchSync<()> for NoLog {
+    fn sync(&self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    fn publish(&self, (): ()) {}
+}
+
+/// Validation, the four phases and the answers of one batch, on one thread.
+fn batch_path(criterion: &mut Criterion) {
+    let mut bench = criterion.benchmark_group("group_commit/batch_path");
+    for size in [1u32, 8, 64] {
+        let mut group = GroupCommit::new(NoLog, FirstCommitterWins::new(0), GroupConfig::default());
+        let mut last = CommitSeq(0);
+        bench.throughput(Throughput::Elements(size.into()));
+        bench.bench_function(BenchmarkId::from_parameter(size), |bencher| {
+            bencher.iter(|| {
+                let (batch, tickets): (Vec<_>, Vec<_>) = (1..=size)
+                    .map(|page| Sent::new(1, request(1, last, page).expect("a page")))
+                    .unzip();
+                group.process_batch(batch);
+                for ticket in tickets {
+                    last = ticket.wait().into_result().expect("no conflict");
+                }
+            });
+        });
+    }
+    bench.finish();
+}
+
+/// A writer that leads its own batches, from the first phase to its answer: what a commit costs beside the log.
+fn lone_writer(criterion: &mut Criterion) {
+    let group = GroupCommit::new(NoLog, FirstCommitterWins::new(0), GroupConfig::default());
+    let pipeline = Pipeline::start(group, 16).expect("a thread");
+    let mut last = CommitSeq(0);
+    criterion.bench_function("group_commit/lone_writer", |bencher| {
+        bencher.iter(|| {
+            let outcome = pipeline.commit(request(1, last, 1).expect("a page"));
+            last = outcome.into_result().expect("nobody else writes");
+        });
+    });
 }
