@@ -4,10 +4,10 @@
 //! so long instead, and prints how much memory the process has meanwhile.
 #![allow(clippy::print_stdout, reason = "it is a program that reports")]
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use walmend::{CheckpointMode, Options, PageNumber, Result, Store};
+use walmend_benches::{option, resident};
 use walmend_sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use walmend_sync::thread;
 
@@ -19,10 +19,6 @@ const LONG: Duration = Duration::from_secs(60);
 const PAGES: u32 = 64;
 
 fn main() -> Result<()> {
-    let option = |name: &str| {
-        let mut args = std::env::args().skip_while(|arg| arg != name).skip(1);
-        args.next().and_then(|value| value.parse::<u64>().ok())
-    };
     let folder =
         tempfile::tempdir_in(std::env::var_os("WALMEND_BENCH_DIR").unwrap_or_else(|| "target".into()))
             .map_err(|error| walmend::Error::io("create", Path::new("target"), None, error))?;
@@ -142,14 +138,4 @@ fn overload(folder: &Path, time: Duration) -> Result<()> {
         store.checkpoint(CheckpointMode::Restart)?;
     }
     Ok(())
-}
-
-/// Bytes of memory that the process has.
-fn resident() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok());
-    pages.unwrap_or(0) * 4096
 }

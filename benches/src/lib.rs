@@ -47,6 +47,20 @@ pub fn timed_threads(threads: usize, work: impl Fn(usize) + Sync) -> Duration {
     })
 }
 
+/// The number behind an argument of this program, where it was given.
+pub fn option(name: &str) -> Option<u64> {
+    let mut args = std::env::args().skip_while(|arg| arg != name).skip(1);
+    args.next().and_then(|value| value.parse().ok())
+}
+
+/// Bytes of memory that this process has; 0 where the system does not say.
+pub fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 /// Holds threads back until all of them are there.
 #[derive(Default)]
 struct Gate {
