@@ -68,7 +68,8 @@ impl Checkpoints {
             log,
             protection,
             patience,
-            at,
+            // At the limit nothing is committed any more: a size above it would never be reached.
+            at: at.map(|at| limit.map_or(at, |limit| at.min(limit))),
             limit,
             state: Mutex::new(State::default()),
         }

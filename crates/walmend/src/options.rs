@@ -169,8 +169,8 @@ impl Options {
     }
 
     /// The size of the log, in bytes, at which further commits are refused with
-    /// [`Error::Busy`](crate::Error::Busy), until it is begun anew; those on their way still go in. 0 for none.
-    /// Default: 1 GiB.
+    /// [`Error::Busy`](crate::Error::Busy), until it is begun anew; those on their way still go in. Where it is below
+    /// [`checkpoint_at`](Self::checkpoint_at), the log is checkpointed at the limit already. 0 for none. Default: 1 GiB.
     #[must_use]
     pub fn log_limit(mut self, bytes: u64) -> Self {
         self.log_limit = bytes;

@@ -97,9 +97,6 @@ impl Store {
         let path = path.as_ref();
         let vfs = Arc::clone(&options.vfs);
         let before = vfs.info(path)?;
-        if options.create && before.is_none_or(|info| info.len == 0) {
-            refuse_orphaned_log(&*vfs, &FileSet::of(path))?;
-        }
         let flags = if options.create {
             OpenFlags::CREATE
         } else {
@@ -114,7 +111,8 @@ impl Store {
             if opened.is_err() {
                 // The first error is the one to tell; a file left empty or locked a little longer is not.
                 let tidied = if before.is_none() && db.file.is_empty().unwrap_or(false) {
-                    vfs.remove(path)
+                    // Not `path`, which may be a link to it.
+                    vfs.remove(&files.db)
                 } else {
                     Ok(())
                 };
@@ -413,7 +411,8 @@ fn report_untidy(result: Result<()>) {
     }
 }
 
-/// A log without its database: creating a new one would let the log's frames loose on it.
+/// A log without its database: creating a new one would let the log's frames loose on it. `files` are resolved: the log
+/// lies beside the file that a link leads to.
 fn refuse_orphaned_log(vfs: &dyn Vfs, files: &FileSet) -> Result<()> {
     match vfs.info(&files.wal)?.filter(|log| log.len > 0) {
         None => Ok(()),
@@ -430,6 +429,7 @@ fn refuse_orphaned_log(vfs: &dyn Vfs, files: &FileSet) -> Result<()> {
 
 /// Writes the first page of a new database, durably.
 fn create(vfs: &dyn Vfs, files: &FileSet, db: &dyn VfsFile, options: &Options) -> Result<()> {
+    refuse_orphaned_log(vfs, files)?;
     if vfs.info(&files.meta)?.is_some() {
         tracing::warn!(target: "walmend::store", file = %files.meta.display(), "removing what another database left");
         vfs.remove(&files.meta)?;

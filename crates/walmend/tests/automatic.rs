@@ -128,3 +128,16 @@ fn a_checkpoint_never_copies_what_an_earlier_one_has_copied() {
     assert_eq!(written(CheckpointMode::Full), 1);
     assert_eq!(written(CheckpointMode::Truncate), 0);
 }
+
+#[test]
+fn a_limit_below_the_size_for_a_checkpoint_makes_the_checkpoint_come_sooner() {
+    let folder = tempfile::tempdir().unwrap();
+    // The default for a checkpoint is far above that.
+    let options = Options::new().log_limit(32 + 20 * FRAME);
+    let (store, _) = Store::open(folder.path().join("a.db"), options).unwrap();
+    for _ in 0..20 {
+        put(&store, 1, 1).into_result().unwrap();
+    }
+    wait_until(|| put(&store, 1, 2).is_committed());
+    assert!(store.stats().automatic_checkpoints >= 1);
+}

@@ -56,6 +56,32 @@ fn a_symbolic_link_leads_to_the_log_beside_the_file_itself() {
 }
 
 #[test]
+fn a_link_to_a_database_that_is_gone_lets_no_log_loose_on_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (real, link) = (folder.path().join("real.db"), folder.path().join("link.db"));
+    let (log, companion) = (
+        folder.path().join("real.db-wal"),
+        folder.path().join("real.db-wal-meta"),
+    );
+    let store = open(&real);
+    put(&store, 1, 1);
+    store.checkpoint(CheckpointMode::Restart).unwrap();
+    put(&store, 2, 2);
+    store.close().unwrap();
+    fs::remove_file(&real).unwrap();
+    symlink(&real, &link).unwrap();
+    let before = (fs::read(&log).unwrap(), fs::read(&companion).unwrap());
+    for path in [&link, &real] {
+        let refused = Store::open(path, Options::new()).unwrap_err();
+        assert!(matches!(refused, Error::NotADatabase { .. }), "{refused}");
+        assert!(refused.to_string().contains("real.db-wal"), "{refused}");
+        assert!(!real.exists(), "no new database was left behind");
+        assert!(link.is_symlink());
+        assert!(before == (fs::read(&log).unwrap(), fs::read(&companion).unwrap()));
+    }
+}
+
+#[test]
 fn pages_that_were_cut_off_come_back_as_zeros() {
     for checkpoint_between in [
         None,
