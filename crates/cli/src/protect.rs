@@ -9,11 +9,12 @@ use crate::output::{Output, Status, complain};
 use crate::progress::Progress;
 use serde::Serialize;
 use std::fmt::Write;
-use walmend_error::Result;
+use walmend_error::{Error, Result};
 use walmend_repair::{
     DatabaseProtectReport, ProtectReport, ReedSolomon, Work, db_sidecar_path, protect_database, protect_log,
     wal_sidecar_path,
 };
+use walmend_wal::{Findings, Verdict, decide};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -52,7 +53,10 @@ pub(crate) fn run(args: &Protect, out: &Output) -> Result<Status> {
     let locked = Locked::open(path)?;
     let (vfs, files) = (&locked.vfs, &locked.files);
     let progress = Progress::spinner("protecting the log");
-    let log = protect_log(vfs, files, &ReedSolomon)?;
+    let log = match protect_log(vfs, files, &ReedSolomon) {
+        Err(Error::Invalid(_)) if is_no_log(&locked)? => ProtectReport::default(),
+        log => log?,
+    };
     drop(progress);
     let progress = database::steps("protecting the database", vfs, &files.db)?;
     let done = |read| progress.set(read / 1_000_000);
@@ -101,6 +105,14 @@ pub(crate) fn run(args: &Protect, out: &Output) -> Result<Status> {
         return Ok(Status::Damage);
     }
     Ok(Status::Well)
+}
+
+/// Whether what has the log's name has no header and nothing in it that counts: zeros after a power loss, most likely.
+/// The next to open the database begins anew there, and there is nothing to protect.
+fn is_no_log(locked: &Locked) -> Result<bool> {
+    let page_size = locked.identity.page_size;
+    let findings = Findings::gather(&locked.vfs, &locked.files, &*locked.db, page_size, false, false)?;
+    Ok(decide(findings.facts()) == Verdict::StartAfresh)
 }
 
 fn tell(log: &ProtectReport, pages: &DatabaseProtectReport, out: &Output) -> String {

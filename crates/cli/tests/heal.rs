@@ -295,3 +295,26 @@ fn a_live_sqlite_keeps_both_out() {
         );
     }
 }
+
+#[test]
+fn zeros_that_a_power_loss_left_for_a_log_keep_no_database_from_being_protected() {
+    let folder = TempDir::new().unwrap();
+    let path = left_by_sqlite(folder.path(), 4096, 5);
+    let log = fs::read(wal_of(&path)).unwrap();
+    for left in [vec![0; log.len()], log[..20].to_vec()] {
+        fs::write(wal_of(&path), &left).unwrap();
+        assert_eq!(
+            on("verify", &path, &[]).ends_with(0).json()["wal"]["header"],
+            "invalid"
+        );
+        let report = on("protect", &path, &[]).ends_with(0).json();
+        assert_eq!(report["wal_sidecar"]["frames_covered"], 0);
+        assert_eq!(report["db_sidecar"]["pages_covered"], 1);
+        assert_eq!(fs::read(wal_of(&path)).unwrap(), left);
+    }
+    // Whole commits under a damaged header are another matter.
+    fs::write(wal_of(&path), &log).unwrap();
+    flip(&wal_of(&path), 3, 1);
+    let refused = on("protect", &path, &[]).ends_with(2).json();
+    assert!(refused["error"]["message"].as_str().unwrap().contains("header"));
+}
