@@ -1,8 +1,8 @@
 //! The tasks that are one or two calls of cargo.
 
-use crate::Result;
 use crate::args::Args;
 use crate::cargo::{Workspace, run};
+use crate::{Result, tidy};
 
 /// Formatting of every package.
 pub(crate) fn fmt(workspace: &Workspace, args: &[String]) -> Result {
@@ -14,17 +14,27 @@ pub(crate) fn fmt(workspace: &Workspace, args: &[String]) -> Result {
         .map_err(|error| format!("{error}; `cargo xtask fmt --fix` changes it").into())
 }
 
-/// Clippy, with warnings denied: of everything, of a store without its default features, and under the models' cfg.
+/// Clippy, with warnings denied: of everything, of each crate alone without its features, and under the models' cfg.
 pub(crate) fn lint(workspace: &Workspace, args: &[String]) -> Result {
     Args::new(args).finish()?;
     let all = ["clippy", "--workspace", "--all-targets", "--all-features"];
     run(workspace.cargo(all).args(["--", "-D", "warnings"]))?;
-    // As a user builds them: without what only tests, or other features, switch on. A store that repairs nothing needs
-    // no tokio.
-    for minimal in [
-        ["clippy", "--lib", "-p", "walmend", "--no-default-features"].as_slice(),
-        &["clippy", "--lib", "--bins", "-p", "walmend-cli"],
-    ] {
+    // As users build them: one crate alone, with no feature that tests or other crates switch on. A store that repairs
+    // nothing needs no tokio.
+    for package in workspace
+        .metadata
+        .packages
+        .iter()
+        .filter(|package| tidy::has_layer(&package.name))
+    {
+        let minimal = [
+            "clippy",
+            "--no-default-features",
+            "-p",
+            package.name.as_str(),
+            "--lib",
+            "--bins",
+        ];
         run(workspace.cargo(minimal).args(["--", "-D", "warnings"]))?;
     }
 

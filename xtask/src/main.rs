@@ -15,6 +15,7 @@ mod checks;
 mod ci;
 mod fuzz;
 mod loom;
+mod release;
 mod sweep;
 mod syntax;
 mod tidy;
@@ -122,6 +123,13 @@ const TASKS: &[Task] = &[
         run: fuzz::run,
     },
     Task {
+        name: "release-check",
+        options: "[--baseline REV] [--build]",
+        about: "the checklist of a release, which publishes nothing: versions, changelog, packages, licences; --baseline \
+                compares the public interfaces with a commit, --build builds from the packages",
+        run: release::run,
+    },
+    Task {
         name: "help",
         options: "",
         about: "this list",
@@ -157,9 +165,9 @@ fn find(name: &str) -> Result<&'static Task> {
 fn help(_: &Workspace, _: &[String]) -> Result {
     println!("cargo xtask <task> [options]\n");
     for task in TASKS {
-        println!("  {:8} {}", task.name, task.about);
+        println!("  {:13} {}", task.name, task.about);
         if !task.options.is_empty() {
-            println!("           {}", task.options);
+            println!("                {}", task.options);
         }
     }
     Ok(())

@@ -1,6 +1,9 @@
 //! Numbers and tables for people. Counts get separators; numbers that name something, like that of a frame, do
 //! not.
 
+use crate::output::Output;
+use std::fmt::Write;
+
 /// `1234567` as `1,234,567`.
 pub(crate) fn number(value: impl Into<u64>) -> String {
     let digits = value.into().to_string();
@@ -62,8 +65,23 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// The lines, the heading first.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    /// The lines, the heading first; where they are wider than the terminal, a line for each cell instead.
+    pub(crate) fn text(&self, out: &Output) -> String {
+        let lines = self.lines();
+        if lines.iter().any(|line| line.chars().count() > out.width()) {
+            return self.cells(out);
+        }
+        let mut text = String::new();
+        for (number, line) in lines.iter().enumerate() {
+            let _ = match number {
+                0 => writeln!(text, "{}", out.strong(line)),
+                _ => writeln!(text, "{line}"),
+            };
+        }
+        text
+    }
+
+    fn lines(&self) -> Vec<String> {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -80,6 +98,25 @@ impl Table {
                 .to_owned()
         };
         self.rows.iter().map(line).collect()
+    }
+
+    /// Each row as lines of a name and a value, an empty line between rows.
+    fn cells(&self, out: &Output) -> String {
+        let Some((names, rows)) = self.rows.split_first() else {
+            return String::new();
+        };
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let mut text = String::new();
+        for (number, row) in rows.iter().enumerate() {
+            if number > 0 {
+                text.push('\n');
+            }
+            for (name, cell) in names.iter().zip(row) {
+                let name = out.faint(&format!("{name:<width$}"));
+                let _ = writeln!(text, "  {name}  {cell}");
+            }
+        }
+        text
     }
 }
 
@@ -111,6 +148,12 @@ mod tests {
         let mut table = Table::new([("frame", Align::Right), ("what", Align::Left)]);
         table.row(["7".into(), "page".into()]);
         table.row(["123456".into(), "x".into()]);
-        assert_eq!(table.lines(), ["   frame  what", "       7  page", "  123456  x"]);
+        let text = |width| table.text(&Output::plain(width));
+        assert_eq!(text(14), "   frame  what\n       7  page\n  123456  x\n");
+        assert_eq!(
+            text(13),
+            "  frame  7\n  what   page\n\n  frame  123456\n  what   x\n",
+            "too wide"
+        );
     }
 }

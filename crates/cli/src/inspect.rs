@@ -303,11 +303,7 @@ fn is_damaged(verdict: Verdict) -> bool {
 fn tables(wal: &Wal, out: &Output) -> String {
     let mut text = String::new();
     let mut print = |title: &str, table: &Table| {
-        let _ = writeln!(text, "{}", out.strong(title));
-        for line in table.lines() {
-            let _ = writeln!(text, "{line}");
-        }
-        text.push('\n');
+        let _ = writeln!(text, "{}\n{}", out.strong(title), table.text(out));
     };
     if let Some(frames) = &wal.frames {
         let mut table = Table::new([

@@ -6,6 +6,7 @@
 
 mod args;
 mod backup;
+mod bars;
 mod bench;
 mod checkpoint;
 mod commits;

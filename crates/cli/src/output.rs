@@ -64,14 +64,35 @@ pub(crate) fn sentence(error: &Error) -> String {
 pub(crate) struct Output {
     json: bool,
     colour: bool,
+    width: usize,
 }
+
+/// Columns of a line that goes to a file or a pipe.
+const PIPED: usize = 100;
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
         let unwanted = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
         let colour = !json && io::stdout().is_terminal() && !unwanted("NO_COLOR") && !dumb;
-        Self { json, colour }
+        let terminal = terminal_size::terminal_size_of(io::stdout());
+        let width = terminal.map_or(PIPED, |(width, _)| width.0.into());
+        Self { json, colour, width }
+    }
+
+    /// Text without colour, for lines of so many columns.
+    #[cfg(test)]
+    pub(crate) fn plain(width: usize) -> Self {
+        Self {
+            json: false,
+            colour: false,
+            width,
+        }
+    }
+
+    /// Columns of the terminal, or of a line that is read later.
+    pub(crate) fn width(&self) -> usize {
+        self.width
     }
 
     /// Whether the one JSON object is wanted.

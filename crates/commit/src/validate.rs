@@ -106,6 +106,30 @@ impl FirstCommitterWins {
         }
     }
 
+    /// The same with versions that are known already, each with the commit that made it: for an engine that is opened
+    /// again and whose transactions may have begun before that. Where a page comes twice, the later commit counts; who
+    /// committed is not known any more, so that a [`Conflict`] with one of them names transaction 0.
+    ///
+    /// ```
+    /// use walmend_commit::*;
+    ///
+    /// let page = PageNumber::new(3)?;
+    /// let mut validator = FirstCommitterWins::new(10).with_versions([(page, CommitSeq(7))]);
+    /// let writes = WriteSet::new([page]);
+    /// assert!(validator.admit(TxnId(1), CommitSeq(6), &writes, None, CommitSeq(8)).is_err());
+    /// assert!(validator.admit(TxnId(1), CommitSeq(7), &writes, None, CommitSeq(8)).is_ok());
+    /// # Ok::<(), walmend_commit::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_versions(mut self, versions: impl IntoIterator<Item = (PageNumber, CommitSeq)>) -> Self {
+        for (page, seq) in versions {
+            let known = self.versions.entry(page).or_default();
+            known.seq = known.seq.max(seq);
+        }
+        self.prune_above = (self.versions.len() * 2).max(PRUNE_FROM);
+        self
+    }
+
     /// How many pages it remembers a version of.
     pub fn versions(&self) -> usize {
         self.versions.len()
@@ -295,6 +319,25 @@ mod tests {
             admit(&mut validator, 1, &pages([2, 3]), 3),
             Ok(()),
             "it saw commit 1"
+        );
+    }
+
+    #[test]
+    fn what_was_committed_before_the_engine_was_opened_again_counts_the_latest_of_each_page() {
+        let known = [
+            (page(3), CommitSeq(7)),
+            (page(3), CommitSeq(5)),
+            (page(4), CommitSeq(6)),
+        ];
+        let mut validator = FirstCommitterWins::new(10).with_versions(known);
+        let lost = validator.admit(TxnId(1), CommitSeq(6), &pages([3]), None, CommitSeq(8));
+        assert_eq!(lost.unwrap_err().winner_seq, CommitSeq(7));
+        assert_eq!(admit(&mut validator, 6, &pages([4]), 8), Ok(()));
+        validator.rollback_from(CommitSeq(8));
+        assert_eq!(
+            validator.version(page(4)),
+            Some((CommitSeq(6), TxnId(0))),
+            "no rollback takes it away"
         );
     }
 

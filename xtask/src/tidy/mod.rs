@@ -1,5 +1,6 @@
 //! The rules of the house that no compiler checks. One rule per function; all findings are listed at once.
 
+mod events;
 mod files;
 mod links;
 mod models;
@@ -11,6 +12,7 @@ use crate::Result;
 use crate::args::Args;
 use crate::cargo::Workspace;
 use files::Files;
+pub(crate) use packages::has_layer;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -62,8 +64,10 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result {
     findings.extend(packages::lock_files(&files));
     findings.extend(modules::dead_files(workspace, &files)?);
     findings.extend(models::check(workspace)?);
+    let mut events = events::Events::default();
     for (path, text) in files.texts() {
         if is_source(path) {
+            events.note(path, text);
             findings.extend(sources::check(path, text));
         }
         if !path.ends_with("Cargo.lock") {
@@ -72,6 +76,9 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result {
         if path.extension().is_some_and(|extension| extension == "md") {
             findings.extend(links::check(workspace.root(), path, text));
         }
+    }
+    for (_, text) in files.texts().filter(|(path, _)| events::Events::is_table(path)) {
+        findings.extend(events.check(text));
     }
     findings.sort();
 

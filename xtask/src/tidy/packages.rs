@@ -40,6 +40,11 @@ fn layer(package: &str) -> Option<u8> {
         .map(|(_, layer)| *layer)
 }
 
+/// Whether users may depend on a package: everything else is for those who work on walmend.
+pub(crate) fn has_layer(package: &str) -> bool {
+    layer(package).is_some()
+}
+
 /// A package uses lower layers only, and nothing that its layer is to be spared.
 pub(crate) fn layers(workspace: &Workspace) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -1,13 +1,11 @@
 //! What a bench says: a table and bars for people, one object for scripts, a picture for documents.
 
+use crate::bars::{Bar, Bars};
 use crate::format::{Align, Table, count, number};
 use crate::output::Output;
 use crate::svg::{Chart, Series};
 use serde::Serialize;
 use std::fmt::Write;
-
-/// Cells of the longest bar.
-const BAR: usize = 48;
 
 /// The report, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -79,13 +77,8 @@ impl Report {
                 format!("{:.2}", row.least_over_most),
             ]);
         }
-        for (number, line) in table.lines().iter().enumerate() {
-            let _ = match number {
-                0 => writeln!(text, "{}", out.strong(line)),
-                _ => writeln!(text, "{line}"),
-            };
-        }
-        text.push_str(&self.bars(out));
+        text.push_str(&table.text(out));
+        let _ = write!(text, "\n{}", self.bars().text(out));
         if self.in_memory {
             text.push_str(
                 "\nThe folder is in memory, where syncs are free: with --dir on a disk they are real.\n",
@@ -95,24 +88,19 @@ impl Report {
     }
 
     /// For each row the commits, and, fainter, what is left to the raw limit.
-    fn bars(&self, out: &Output) -> String {
-        let highest = |row: &Row| row.commits_per_second.max(row.raw_commits_per_second);
-        let most = self.rows.iter().map(highest).fold(1.0, f64::max);
-        let mut text = format!("\n  writers  {} {}\n", "█ commits/s", out.faint("░ raw limit"));
-        for row in &self.rows {
-            let cells = |rate: f64| (rate / most * BAR as f64).round() as usize;
-            let own = cells(row.commits_per_second).max(1);
-            let left = cells(row.raw_commits_per_second).saturating_sub(own);
-            let _ = writeln!(
-                text,
-                "  {:>7}  {}{} {}",
-                number(row.writers),
-                out.good(&"█".repeat(own)),
-                out.faint(&"░".repeat(left)),
-                rounded(row.commits_per_second),
-            );
+    fn bars(&self) -> Bars {
+        let bar = |row: &Row| Bar {
+            label: number(row.writers),
+            strong: row.commits_per_second,
+            faint: row.raw_commits_per_second,
+            note: rounded(row.commits_per_second),
+        };
+        Bars {
+            across: "writers",
+            strong: "commits/s",
+            faint: "raw limit",
+            bars: self.rows.iter().map(bar).collect(),
         }
-        text
     }
 
     pub(super) fn chart(&self) -> Chart {

@@ -237,6 +237,7 @@ impl<'a> Drill<'a> {
             life: number,
             acknowledged: life.acks.len() as u64,
             recovered: found,
+            lost: checked.lost,
             log_frames: opened.recovery.committed_frames,
             dropped_frames: opened.recovery.dropped_frames,
             recovery,

@@ -1,5 +1,6 @@
 //! What a drill says at its end.
 
+use crate::bars::{Bar, Bars};
 use crate::format::{bytes, count, number};
 use crate::output::Output;
 use crate::svg::{Chart, Series};
@@ -141,9 +142,32 @@ impl Report {
         }
     }
 
+    /// The commits of each life, with the lost ones where there are any.
+    fn bars(&self, out: &Output) -> Bars {
+        let bar = |row: &Row| Bar {
+            label: row.life.to_string(),
+            strong: row.acknowledged.saturating_sub(row.lost) as f64,
+            faint: row.acknowledged.max(row.recovered) as f64,
+            note: match row.lost {
+                0 => number(row.acknowledged),
+                lost => format!(
+                    "{}, {}",
+                    number(row.acknowledged),
+                    out.bad(&format!("{} lost", number(lost)))
+                ),
+            },
+        };
+        Bars {
+            across: "life",
+            strong: "acknowledged, and there",
+            faint: "lost, or there without an acknowledgement",
+            bars: self.lives.iter().map(bar).collect(),
+        }
+    }
+
     /// The end of the report.
     pub(super) fn closing(&self, out: &Output) -> String {
-        let mut text = String::new();
+        let mut text = format!("\n{}", self.bars(out).text(out));
         let verdict = if self.passed() {
             out.good("Nothing was lost.")
         } else {
@@ -261,6 +285,8 @@ pub(super) struct Row {
     pub(super) life: u32,
     pub(super) acknowledged: u64,
     pub(super) recovered: u64,
+    /// Acknowledged, and not found again.
+    pub(super) lost: u64,
     pub(super) log_frames: u32,
     pub(super) dropped_frames: u32,
     pub(super) recovery: Duration,

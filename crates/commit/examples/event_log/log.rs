@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use walmend_commit::{
     Append, AppendFailure, BatchEntry, CommitRequest, CommitSeq, Cx, Error, FirstCommitterWins, GroupCommit,
     GroupConfig, LoopEnd, LoopReport, PageNumber, Result, Sender, Ticket, TxnId, WalBatchSync,
-    WalBatchWriter, WriteSet, WriteSetValidator, channel, spawn,
+    WalBatchWriter, WriteSet, channel, spawn,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -54,15 +54,14 @@ impl EventLog {
         let (end, last, cut) = file.recover()?;
 
         // What conflicts is known from the start, or the first append to an old stream would see it empty.
-        let mut heads: Vec<(CommitSeq, PageNumber)> = Vec::new();
-        for (stream, places) in &*file.index.lock().unwrap() {
-            heads.extend(places.last().map(|place| (place.seq, *stream)));
-        }
-        heads.sort_unstable();
-        let mut validator = FirstCommitterWins::new(0);
-        for (seq, stream) in heads {
-            validator.admit(TxnId(0), seq, &WriteSet::new([stream]), None, seq)?;
-        }
+        let heads: Vec<_> = file
+            .index
+            .lock()
+            .unwrap()
+            .iter()
+            .filter_map(|(stream, places)| Some((*stream, places.last()?.seq)))
+            .collect();
+        let validator = FirstCommitterWins::new(0).with_versions(heads);
 
         // Nobody says what the oldest snapshot is: an appender may have seen its stream as long ago as it likes.
         let config = GroupConfig::default().last_seq(last);
