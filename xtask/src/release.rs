@@ -6,6 +6,7 @@ use crate::args::Args;
 use crate::cargo::{Workspace, announce, run as run_command};
 use crate::{Result, tidy};
 use cargo_metadata::{DependencyKind, Package};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -282,11 +283,9 @@ fn package(release: &Release<'_>) -> Result<Outcome> {
     if !output.status.success() {
         return Ok(Outcome::Fails(said.lines().map(Into::into).collect()));
     }
-    let warnings: Vec<String> = said
-        .lines()
-        .filter(|line| line.starts_with("warning"))
-        .map(Into::into)
-        .collect();
+    // Most warnings are said once for each crate.
+    let warnings: BTreeSet<&str> = said.lines().filter(|line| line.starts_with("warning")).collect();
+    let warnings = warnings.into_iter().map(Into::into).collect();
     let mut bytes = 0;
     for package in &release.packages {
         let name = format!("{}-{}.crate", package.name, package.version);

@@ -108,15 +108,15 @@ fn heal(target: &Target, how: How, label: &'static str, out: &Output) -> Result<
     }
     if !report.unhealable_pages.is_empty() {
         complain(&format!(
-            "{} of the database are still damaged: too little of their stripes is intact",
+            "damaged still, for too little of what shares their parity is intact: {}",
             listed(&report.unhealable_pages)
         ));
         status = Status::Damage;
     }
     if !report.undecided_pages.is_empty() {
         complain(&format!(
-            "{} differ from the protection, and may have been written just as well as damaged: left alone. After a \
-             write `walmend protect {}` takes them as they are; after damage --trust-sidecar puts them back",
+            "left alone, for they may have been written just as well as damaged: {}. After a write \
+             `walmend protect {}` takes them as they are; after damage --trust-sidecar puts them back",
             listed(&report.undecided_pages),
             path.display()
         ));

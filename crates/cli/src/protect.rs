@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Protect, out: &Output) -> Result<Status> {
     }
     if !pages.damaged.is_empty() {
         complain(&format!(
-            "{} of the database are damaged, and what protects them was left as it is: `walmend heal {}`",
+            "damaged, and what protects them was left as it is: {}. See `walmend heal {}`",
             listed(&pages.damaged),
             path.display()
         ));

@@ -32,6 +32,11 @@ pub use sidecar::{
     Group, GroupHeader, MAX_PARITY, MAX_SOURCES, SidecarIndex, SidecarWriter, parity_for, wal_sidecar_path,
 };
 
+// What the functions above take and give, so that this crate is all that one has to name.
+pub use walmend_types::{CommitSeq, Cx, Error, ErrorKind, PageSize, Result};
+pub use walmend_vfs::{MemoryVfs, UnixVfs, Vfs, VfsFile};
+pub use walmend_wal::FileSet;
+
 /// The README's examples are compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -11,12 +11,11 @@
 //! use std::path::Path;
 //! use std::sync::Arc;
 //! use std::time::Duration;
-//! use walmend_types::{
-//!     BatchEntry, CommitRequest, CommitSeq, PageImage, PageNumber, PageSize, TxnId, WalBatchSync,
-//!     WalBatchWriter, WriteSet,
+//! use walmend_wal::{
+//!     BatchEntry, CheckpointMode, CommitRequest, CommitSeq, FileSet, Log, LogConfig, MemoryVfs, OpenFlags,
+//!     PageImage, PageKind, PageNumber, PageSize, TxnId, Vfs, WalBatchSync, WalBatchWriter, WriteSet,
+//!     lock_exclusive,
 //! };
-//! use walmend_vfs::{MemoryVfs, OpenFlags, Vfs};
-//! use walmend_wal::{CheckpointMode, FileSet, Log, LogConfig, PageKind, lock_exclusive};
 //!
 //! let vfs = MemoryVfs::new();
 //! let files = FileSet::of(Path::new("a.db"));
@@ -41,7 +40,7 @@
 //! log.begin_read().read(page, &mut bytes)?;
 //! assert_eq!(bytes[0], 7);
 //! log.checkpoint(CheckpointMode::Truncate, Duration::ZERO)?;
-//! # Ok::<(), walmend_types::Error>(())
+//! # Ok::<(), walmend_wal::Error>(())
 //! ```
 
 mod barrier;
@@ -92,6 +91,13 @@ pub use registry::{LivenessProbe, LockOwner, LockRegistry, OsProbe, RegisteredLo
 pub use scan::{Fault, HeaderState, Scan, ScanEnd, ScanHints, Slot};
 pub use usage::{AtWork, Usage};
 pub use verify::{ExpectedPage, PageVerdict, Verification, verify_pages};
+
+// What the functions above take and give, so that this crate is all that one has to name.
+pub use walmend_types::{
+    Append, AppendFailure, BatchEntry, CommitRequest, CommitSeq, Error, ErrorKind, FrameNumber, OutcomeToken,
+    PageImage, PageNumber, PageSize, Poison, Result, Salts, TxnId, WalBatchSync, WalBatchWriter, WriteSet,
+};
+pub use walmend_vfs::{MemoryVfs, OpenFlags, ReadSource, UnixVfs, Vfs, VfsFile};
 
 /// What other threads may use, and what they may be given: the build fails where that stops being true.
 const _: () = {

@@ -143,18 +143,14 @@ impl Report {
     }
 
     /// The commits of each life, with the lost ones where there are any.
-    fn bars(&self, out: &Output) -> Bars {
+    fn bars(&self) -> Bars {
         let bar = |row: &Row| Bar {
             label: row.life.to_string(),
             strong: row.acknowledged.saturating_sub(row.lost) as f64,
             faint: row.acknowledged.max(row.recovered) as f64,
             note: match row.lost {
                 0 => number(row.acknowledged),
-                lost => format!(
-                    "{}, {}",
-                    number(row.acknowledged),
-                    out.bad(&format!("{} lost", number(lost)))
-                ),
+                lost => format!("{}, {} lost", number(row.acknowledged), number(lost)),
             },
         };
         Bars {
@@ -167,7 +163,7 @@ impl Report {
 
     /// The end of the report.
     pub(super) fn closing(&self, out: &Output) -> String {
-        let mut text = format!("\n{}", self.bars(out).text(out));
+        let mut text = format!("\n{}", self.bars().text(out));
         let verdict = if self.passed() {
             out.good("Nothing was lost.")
         } else {

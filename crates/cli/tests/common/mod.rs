@@ -141,6 +141,18 @@ pub(crate) fn crashed(folder: &TempDir, page_size: u32, commits: u32) -> PathBuf
     path
 }
 
+/// Puts the checksum into the header of a log whose checksums are little-endian.
+pub(crate) fn seal_header(log: &mut [u8]) {
+    let (mut first, mut second) = (0u32, 0u32);
+    for pair in log[..24].chunks_exact(8) {
+        let word = |at: usize| u32::from_le_bytes(pair[at..at + 4].try_into().unwrap());
+        first = first.wrapping_add(word(0)).wrapping_add(second);
+        second = second.wrapping_add(word(4)).wrapping_add(first);
+    }
+    log[24..28].copy_from_slice(&first.to_be_bytes());
+    log[28..32].copy_from_slice(&second.to_be_bytes());
+}
+
 /// What SQLite's own recovery makes of a log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Recovered {

@@ -11,11 +11,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use walmend_types::{Error, Salts};
-use walmend_vfs::{OpenFlags, UnixVfs, Vfs};
 use walmend_wal::{
-    Checksum, CompanionState, FRAME_HEADER_SIZE, FileSet, FrameHeader, Generation, HEADER_SIZE, HeaderState,
-    Scan, ScanHints, WalHeader, Watermark, frame_offset, frame_size,
+    Checksum, CompanionState, Error, FRAME_HEADER_SIZE, FileSet, FrameHeader, Generation, HEADER_SIZE,
+    HeaderState, OpenFlags, Salts, Scan, ScanHints, UnixVfs, Vfs, WalHeader, Watermark, frame_offset,
+    frame_size,
 };
 
 /// Frames that are read at a time.

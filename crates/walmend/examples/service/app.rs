@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, serve};
 use std::future::Future;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use walmend::{CommitOutcome, Error, PageNumber, Store, Txn};
@@ -25,8 +26,13 @@ pub(crate) async fn run(
     serve(listener, router(store.clone()))
         .with_graceful_shutdown(shutdown)
         .await?;
-    // Closing waits for the commit thread, so it has no place on a thread of the runtime.
-    spawn_blocking(|| store.close()).await??;
+    // Closing waits for the commit thread, so it has no place on a thread of the runtime. For repair it does not wait
+    // inside a runtime, not even here: the runtime might be the one that repairs.
+    spawn_blocking(|| {
+        let repairable = store.wait_for_repair(Duration::from_secs(10));
+        store.close().and(repairable)
+    })
+    .await??;
     Ok(())
 }
 
