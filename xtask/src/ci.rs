@@ -13,7 +13,7 @@ const STEPS: &[&[&str]] = &[
     &["test"],
     &["loom"],
     &["doc"],
-    &["torture", "--count", "1", "--kills", "5"],
+    &["torture", "--smoke"],
 ];
 
 /// Runs every step and stops at the first that fails.

@@ -92,8 +92,9 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "torture",
-        options: "[--minutes N | --count N] [--seed S] [--writers N] [--kills N]",
-        about: "one drill after another with new seeds (5 minutes unless told); keeps what fails",
+        options: "[--minutes M | --rounds N] [--modes A,B,...] [--seed S] [--smoke] | --round MODE SEED | --soak M [--out DIR]",
+        about: "real processes, killed, starved, with rotting files, on disks that fail (5 minutes unless told); keeps \
+                what fails; or full load for M minutes, sampled",
         run: torture::run,
     },
     Task {

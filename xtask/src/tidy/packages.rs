@@ -22,7 +22,7 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Packages beside the layers: they may use any of them, and none of them may use these.
-const OUTSIDE: &[&str] = &["xtask", "walmend-benches", "walmend-proof"];
+const OUTSIDE: &[&str] = &["xtask", "walmend-benches", "walmend-proof", "walmend-torture"];
 
 /// Dependencies that come with a burden, and the lowest layer that may carry it.
 const BURDENS: &[(&str, u8)] = &[("tokio", 4), ("clap", 6)];
