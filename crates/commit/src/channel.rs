@@ -1,14 +1,16 @@
 //! The sending side of the two-phase channel.
 
+mod bells;
 mod gather;
 mod lead;
 mod ring;
 mod state;
 
+pub(crate) use bells::{Place as BellPlace, Several as SeveralBells};
 pub(crate) use gather::Gather;
 #[cfg(not(walmend_loom))]
 pub(crate) use lead::CREW;
-pub(crate) use lead::{Leadership, Step};
+pub(crate) use lead::{Arrived, Leadership, Step};
 pub(crate) use state::{Item, Next, Place, Shared, closed};
 
 use crate::permit::Permit;
@@ -235,7 +237,7 @@ impl<P> Future for Reserve<'_, P> {
         let this = &mut *self;
         let (answer, unused, wakes) = this.sender.shared.lock().poll_reserve(&mut this.queued, context);
         drop(unused);
-        wakes.wake();
+        this.sender.shared.wake(wakes);
         answer.map(|answer| answer.map(|place| this.sender.permit(place)))
     }
 }

@@ -50,7 +50,7 @@ impl<P> Permit<P> {
     /// [`Error::Revoked`] if this permit was held past its deadline.
     #[expect(clippy::result_large_err, reason = "it hands the request back")]
     pub fn send(self, request: CommitRequest<P>) -> Result<Ticket, SendError<CommitRequest<P>>> {
-        let (ticket, resolver) = ticket(self.place.number, false);
+        let (ticket, resolver) = ticket(self.place.number);
         let shared = Arc::clone(&self.shared);
         let place = self.into_place();
         match shared.step(|state| state.send(place, (request, resolver))) {

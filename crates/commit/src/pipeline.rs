@@ -1,9 +1,9 @@
 //! The pipeline: a channel and a group commit that the committing threads drive themselves.
 
-use crate::channel::{Gather, Item, Leadership, Sender, Shared, Step};
+use crate::channel::{Arrived, Gather, Item, Leadership, Sender, Shared, Step};
 use crate::group::GroupCommit;
 use crate::stages::{Common, Front, guarded};
-use crate::ticket::{Heard, Sent, Ticket, ticket};
+use crate::ticket::{Sent, Ticket, ticket};
 use crate::totals::SharedTotals;
 use std::fmt;
 use std::sync::Arc;
@@ -122,42 +122,35 @@ where
     /// A thread that leads serves those whose requests are in its batch; it leads again only if its own request
     /// was not.
     pub fn commit(&self, request: CommitRequest<P>) -> CommitOutcome {
-        let (ticket, resolver) = ticket(0, true);
+        let (ticket, resolver) = ticket(0);
         match self.send((request, resolver)) {
-            Ok(step) => self.follow(&ticket, step),
+            Ok(arrived) => self.follow(&ticket, arrived),
             Err(reason) => CommitOutcome::NotCommitted { reason },
         }
     }
 
-    fn send(&self, item: Item<P>) -> Result<Step> {
+    fn send(&self, item: Item<P>) -> Result<Arrived> {
         let shared = &self.core.shared;
         let arrived = shared.lock().arrive(item);
         let item = match arrived {
-            Ok((step, wakes)) => {
-                wakes.wake();
-                return Ok(step);
-            }
+            Ok(arrived) => return Ok(arrived),
             Err(item) => item,
         };
         // Full, or closed.
         let place = self.sender.reserve()?.into_place();
         let sent = shared.lock().send_and_look(place, item);
-        match sent {
-            Ok((step, wakes)) => {
-                wakes.wake();
-                Ok(step)
-            }
-            Err(unsent) => {
-                let reason = shared.lock().why_refused();
-                drop(unsent);
-                Err(reason)
-            }
-        }
+        sent.map_err(|unsent| {
+            let reason = shared.lock().why_refused();
+            drop(unsent);
+            reason
+        })
     }
 
-    fn follow(&self, ticket: &Ticket, first: Step) -> CommitOutcome {
-        let waker = thread_waker();
-        let (mut step, mut alarm) = (first, None);
+    fn follow(&self, ticket: &Ticket, arrived: Arrived) -> CommitOutcome {
+        let shared = &self.core.shared;
+        let Arrived { mut step, bell, wakes } = arrived;
+        shared.wake(wakes);
+        let mut alarm = None;
         loop {
             match step {
                 Step::Lead => self.core.lead(),
@@ -165,15 +158,21 @@ where
                 Step::Wait => {}
             }
             step = loop {
-                match ticket.hear(&waker) {
-                    Heard::Answer(outcome) => return outcome,
-                    Heard::Look => break self.core.look(false),
-                    Heard::Nothing if alarm.is_some_and(has_passed) => {
-                        alarm = None;
-                        break self.core.look(true);
+                let heard = shared.bells.listen(bell);
+                if let Some(outcome) = ticket.try_outcome() {
+                    if shared.bells.is_called(bell) {
+                        shared.step(|state| ((), state.pass_on_call(bell)));
                     }
-                    Heard::Nothing => park_until(alarm),
+                    return outcome;
                 }
+                if shared.bells.is_called(bell) {
+                    break self.core.look(false);
+                }
+                if alarm.is_some_and(has_passed) {
+                    alarm = None;
+                    break self.core.look(true);
+                }
+                shared.bells.wait(bell, heard, alarm);
             };
         }
     }
@@ -273,6 +272,7 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> Core<P, W, V> {
             return;
         };
         // Its tickets were answered when they were dropped.
+        self.shared.bells.ring_every_one();
         if held == Held::Nothing {
             tracing::error!(target: "walmend::commit::group", error = %panic, "a waker panicked");
             return;
@@ -292,7 +292,7 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> Core<P, W, V> {
             .into_iter()
             .map(|(number, (request, resolver))| Sent::from_parts(number, request, resolver))
             .collect();
-        taken.wakes.wake();
+        self.shared.wake(taken.wakes);
         let mut flight = front.begin(batch, &self.common);
         let back = self.back.lock();
         front.clear_away(&mut flight, &self.common);
@@ -311,7 +311,7 @@ impl<P, W: WalBatchWriter<P>, V: WriteSetValidator> Core<P, W, V> {
         flight.count(&outcomes, &self.common.totals);
         #[cfg(not(walmend_loom))]
         drop(at_work);
-        flight.answer(outcomes);
+        self.shared.bells.ring(flight.answer(outcomes));
     }
 
     fn serve(&self, member: usize) {

@@ -5,6 +5,7 @@
 //! leaves the front stage, so batches are synced and published in the order in which they were appended, and a
 //! failed append is cleared away with no sync under way and no other append behind it.
 
+use crate::channel::SeveralBells;
 use crate::config::GroupConfig;
 use crate::report::{BatchReport, Phase};
 use crate::ticket::Sent;
@@ -439,11 +440,14 @@ impl<P, M> InFlight<P, M> {
         report
     }
 
-    /// Answers everybody, in order.
-    pub(crate) fn answer(self, outcomes: Vec<CommitOutcome>) {
+    /// Answers everybody, in order; says which bells are to be rung then.
+    pub(crate) fn answer(self, outcomes: Vec<CommitOutcome>) -> SeveralBells {
+        let mut bells = SeveralBells::default();
         for (sent, outcome) in self.batch.into_iter().zip(outcomes) {
+            bells.add(sent.waits_at());
             sent.resolve(outcome);
         }
+        bells
     }
 }
 

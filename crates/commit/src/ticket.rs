@@ -1,5 +1,6 @@
 //! What a writer waits on, and what answers it.
 
+use crate::channel::BellPlace;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,22 +13,11 @@ use walmend_types::{CommitOutcome, CommitRequest, Error, OutcomeToken};
 enum Answer {
     /// With the waker of whoever waits.
     Pending(Option<Waker>),
-    /// Still pending, and whoever waits is to look whether it can lead.
-    Look,
     Given(CommitOutcome),
 }
 
 struct Cell {
     answer: Mutex<Answer>,
-    /// Its writer waits on a thread of its own, which can lead.
-    can_lead: bool,
-}
-
-/// What a writer that can lead hears.
-pub(crate) enum Heard {
-    Nothing,
-    Look,
-    Answer(CommitOutcome),
 }
 
 /// The promise of an answer to one request.
@@ -41,14 +31,14 @@ pub struct Ticket {
 }
 
 /// A ticket and what answers it.
-pub(crate) fn ticket(number: u64, can_lead: bool) -> (Ticket, Resolver) {
+pub(crate) fn ticket(number: u64) -> (Ticket, Resolver) {
     let cell = Arc::new(Cell {
         answer: Mutex::new(Answer::Pending(None)),
-        can_lead,
     });
     let resolver = Resolver {
         cell: Some(Arc::clone(&cell)),
         appended: None,
+        waits_at: None,
     };
     (Ticket { cell, number }, resolver)
 }
@@ -78,27 +68,23 @@ impl Ticket {
     /// The answer, if it is there.
     pub fn try_outcome(&self) -> Option<CommitOutcome> {
         match &*self.cell.answer.lock() {
-            Answer::Pending(_) | Answer::Look => None,
+            Answer::Pending(_) => None,
             Answer::Given(outcome) => Some(outcome.clone()),
         }
     }
 
-    /// What there is to hear; if nothing, the waker is told later.
-    pub(crate) fn hear(&self, waker: &Waker) -> Heard {
+    /// The answer; if it is still to come, the waker is told then.
+    fn hear(&self, waker: &Waker) -> Poll<CommitOutcome> {
         let mut answer = self.cell.answer.lock();
         let replaced = match &mut *answer {
-            Answer::Given(outcome) => return Heard::Answer(outcome.clone()),
-            Answer::Look => {
-                *answer = Answer::Pending(None);
-                return Heard::Look;
-            }
+            Answer::Given(outcome) => return Poll::Ready(outcome.clone()),
             Answer::Pending(Some(known)) if known.will_wake(waker) => None,
             Answer::Pending(known) => known.replace(waker.clone()),
         };
         // Dropping a waker may drop a task, so not under the lock.
         drop(answer);
         drop(replaced);
-        Heard::Nothing
+        Poll::Pending
     }
 }
 
@@ -106,14 +92,7 @@ impl Future for Ticket {
     type Output = CommitOutcome;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommitOutcome> {
-        loop {
-            match self.hear(context.waker()) {
-                Heard::Answer(outcome) => return Poll::Ready(outcome),
-                // Only those that can lead are told to look.
-                Heard::Look => {}
-                Heard::Nothing => return Poll::Pending,
-            }
-        }
+        self.hear(context.waker())
     }
 }
 
@@ -143,6 +122,8 @@ pub(crate) struct Resolver {
     cell: Option<Arc<Cell>>,
     /// Set from the moment the request is handed to the log, with its token as soon as that is known.
     appended: Option<Option<OutcomeToken>>,
+    /// Where its writer waits on a thread of its own, which can lead; whoever answers rings there.
+    waits_at: Option<BellPlace>,
 }
 
 impl Resolver {
@@ -150,22 +131,14 @@ impl Resolver {
         self.appended = Some(token);
     }
 
-    /// Whether the writer waits on a thread of its own.
-    pub(crate) fn can_lead(&self) -> bool {
-        self.cell.as_ref().is_some_and(|cell| cell.can_lead)
+    /// Its writer waits on a thread of its own, at this bell.
+    pub(crate) fn wait_at(&mut self, bell: BellPlace) {
+        self.waits_at = Some(bell);
     }
 
-    /// Tells the writer to look whether it can lead; answers whom to wake for it.
-    pub(crate) fn tell_to_look(&self) -> Option<Waker> {
-        let mut answer = self.cell.as_ref()?.answer.lock();
-        match &mut *answer {
-            Answer::Pending(waker) => {
-                let waker = waker.take();
-                *answer = Answer::Look;
-                waker
-            }
-            Answer::Look | Answer::Given(_) => None,
-        }
+    /// Where its writer waits, if it does so on a thread of its own.
+    pub(crate) fn waits_at(&self) -> Option<BellPlace> {
+        self.waits_at
     }
 
     pub(crate) fn resolve(&mut self, outcome: CommitOutcome) {
@@ -205,7 +178,7 @@ pub struct Sent<P> {
 impl<P> Sent<P> {
     /// A request that came some other way than through a channel, and its ticket.
     pub fn new(number: u64, request: CommitRequest<P>) -> (Self, Ticket) {
-        let (ticket, resolver) = ticket(number, false);
+        let (ticket, resolver) = ticket(number);
         (Self::from_parts(number, request, resolver), ticket)
     }
 
@@ -231,6 +204,11 @@ impl<P> Sent<P> {
     /// from here on nobody can claim that it was not committed just because it was dropped.
     pub fn mark_appended(&mut self, token: Option<OutcomeToken>) {
         self.resolver.mark_appended(token);
+    }
+
+    /// Which bell is to be rung for it afterwards.
+    pub(crate) fn waits_at(&self) -> Option<BellPlace> {
+        self.resolver.waits_at()
     }
 
     /// Answers the writer. The request is dropped first: whatever its payload holds on to, a snapshot say,

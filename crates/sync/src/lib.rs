@@ -1,6 +1,6 @@
 //! One shim over std and loom for everything that threads share.
 //!
-//! The other walmend crates take atomics, [`Mutex`], [`Condvar`], [`thread`] and [`block_on`] from here and
+//! The other walmend crates take atomics, [`Mutex`], [`Condvar`], [`Bell`], [`thread`] and [`block_on`] from here and
 //! from nowhere else, so that a build with `--cfg walmend_loom` runs the very same code under the
 //! [loom](https://docs.rs/loom) model checker. The cfg is our own: `cfg(loom)` would switch every other
 //! crate in the build as well.
@@ -16,9 +16,11 @@
 //! assert_eq!(*counter.lock(), 1);
 //! ```
 
+mod bell;
 mod block_on;
 mod lock;
 
+pub use bell::{Bell, Heard};
 pub use block_on::{block_on, block_on_deadline, has_passed, park_until, thread_waker};
 pub use lock::{Condvar, Mutex, MutexGuard};
 

@@ -8,6 +8,7 @@
 //! one waiting writer, or one of the crew, to look: a request becomes the first of the row, leadership is given up, a
 //! sync ends. Between them somebody's timed wait ends the waiting for company.
 
+use super::bells::{Bells, Place as BellPlace};
 use super::gather::Gather;
 use super::state::{Item, Place, State, Wakes};
 use std::task::Waker;
@@ -85,9 +86,17 @@ pub(crate) struct Taken<P> {
     pub(crate) wakes: Wakes,
 }
 
+/// What a writer is told that has sent its request.
+pub(crate) struct Arrived {
+    pub(crate) step: Step,
+    /// Where it waits.
+    pub(crate) bell: BellPlace,
+    pub(crate) wakes: Wakes,
+}
+
 impl<P> State<P> {
     /// Reserves, sends and looks in one step, where there is a place.
-    pub(crate) fn arrive(&mut self, item: Item<P>) -> Result<(Step, Wakes), Item<P>> {
+    pub(crate) fn arrive(&mut self, item: Item<P>) -> Result<Arrived, Item<P>> {
         if self.closed {
             return Err(item);
         }
@@ -98,17 +107,22 @@ impl<P> State<P> {
     }
 
     /// Sends into a slot that was reserved before, and looks.
-    pub(crate) fn send_and_look(&mut self, place: Place, item: Item<P>) -> Result<(Step, Wakes), Item<P>> {
+    pub(crate) fn send_and_look(&mut self, place: Place, mut item: Item<P>) -> Result<Arrived, Item<P>> {
+        let bell = Bells::place(self.lead.as_ref().map_or(0, |lead| lead.batches));
+        item.1.wait_at(bell);
         self.fill(place, item)?;
         if let Some(lead) = &mut self.lead {
             lead.gather.arrived();
         }
-        Ok(self.look(false))
+        let (step, wakes) = self.look(false);
+        Ok(Arrived { step, bell, wakes })
     }
 
     /// Whether leadership is to be taken now, by whoever asks; then it is taken. `overdue` says that waiting for
     /// company has to end.
     pub(crate) fn look(&mut self, overdue: bool) -> (Step, Wakes) {
+        // Whoever was called for this need not look any more.
+        self.bells.call(None);
         let mut wakes = Wakes::default();
         let verdict = loop {
             match self.verdict() {
@@ -232,9 +246,24 @@ impl<P> State<P> {
         if nothing {
             return Wakes::default();
         }
-        let crew = lead.crew.iter_mut().find_map(Option::take);
-        lead.crew_called = crew.is_some();
-        Wakes::of(crew.or_else(|| self.tell_first_writer()))
+        if let Some(crew) = lead.crew.iter_mut().find_map(Option::take) {
+            lead.crew_called = true;
+            return Wakes::of(Some(crew));
+        }
+        let writer = self.first_writer();
+        self.bells.call(writer);
+        Wakes::look_at(writer)
+    }
+
+    /// A writer leaves that may have been woken in order to look: somebody else is to.
+    pub(crate) fn pass_on_call(&mut self, bell: BellPlace) -> Wakes {
+        match self.bells.is_called(bell) {
+            true => {
+                self.bells.call(None);
+                self.signal()
+            }
+            false => Wakes::default(),
+        }
     }
 
     /// One look by a thread of the crew, which is told later if there is nothing to do now; `None` when nothing can

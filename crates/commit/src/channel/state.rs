@@ -9,6 +9,7 @@
 //!   nothing can come any more. A channel that its senders lead has no receiver: there, one of them is told to
 //!   look (see the module `lead`).
 
+use super::bells::{Bells, Place as BellPlace};
 use super::lead::Leadership;
 use super::ring::Ring;
 use crate::ticket::Resolver;
@@ -75,13 +76,23 @@ pub(crate) struct Wakes {
     /// Whoever has work to do first.
     first: Option<Waker>,
     more: Vec<Waker>,
+    /// Where a writer is called to look.
+    look: Option<BellPlace>,
 }
 
 impl Wakes {
     pub(crate) fn of(waker: Option<Waker>) -> Self {
         Self {
             first: waker,
-            more: Vec::new(),
+            ..Self::default()
+        }
+    }
+
+    /// A writer at this bell is called to look.
+    pub(super) fn look_at(place: Option<BellPlace>) -> Self {
+        Self {
+            look: place,
+            ..Self::default()
         }
     }
 
@@ -95,23 +106,22 @@ impl Wakes {
     pub(crate) fn extend(&mut self, wakes: Self) {
         self.add(wakes.first);
         self.more.extend(wakes.more);
-    }
-
-    pub(crate) fn wake(self) {
-        for waker in self.first.into_iter().chain(self.more) {
-            waker.wake();
-        }
+        self.look = self.look.or(wakes.look);
     }
 }
 
 pub(crate) struct Shared<P> {
     state: Mutex<State<P>>,
+    pub(crate) bells: Arc<Bells>,
 }
 
 impl<P> Shared<P> {
     pub(crate) fn new(capacity: usize, deadline: Option<Duration>, lead: Option<Leadership>) -> Arc<Self> {
+        let bells = Arc::new(Bells::new());
         Arc::new(Self {
+            bells: Arc::clone(&bells),
             state: Mutex::new(State {
+                bells,
                 capacity,
                 deadline,
                 reserved: 0,
@@ -133,12 +143,23 @@ impl<P> Shared<P> {
     /// One transition; wakes afterwards, outside the lock.
     pub(crate) fn step<R>(&self, transition: impl FnOnce(&mut State<P>) -> (R, Wakes)) -> R {
         let (result, wakes) = transition(&mut self.lock());
-        wakes.wake();
+        self.wake(wakes);
         result
+    }
+
+    /// Wakes them; not under the lock.
+    pub(crate) fn wake(&self, wakes: Wakes) {
+        if let Some(place) = wakes.look {
+            self.bells.ring_one(place);
+        }
+        for waker in wakes.first.into_iter().chain(wakes.more) {
+            waker.wake();
+        }
     }
 }
 
 pub(crate) struct State<P> {
+    pub(super) bells: Arc<Bells>,
     pub(crate) capacity: usize,
     /// How long a reservation may stay unsent before what stands behind it goes on without it.
     deadline: Option<Duration>,
@@ -382,15 +403,13 @@ impl<P> State<P> {
         }
     }
 
-    /// Tells the first writer that waits on its own thread to look.
-    pub(super) fn tell_first_writer(&mut self) -> Option<Waker> {
+    /// Where the first writer waits that does so on its own thread.
+    pub(super) fn first_writer(&self) -> Option<BellPlace> {
         let mut at = self.slots.front();
         while let Some(key) = at {
             let sent = self.slots.get(key).and_then(|slot| slot.sent.as_ref());
-            if let Some((_, resolver)) = sent
-                && resolver.can_lead()
-            {
-                return resolver.tell_to_look();
+            if let Some(place) = sent.and_then(|(_, resolver)| resolver.waits_at()) {
+                return Some(place);
             }
             at = self.slots.after(key);
         }
