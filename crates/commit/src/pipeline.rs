@@ -148,7 +148,11 @@ where
 
     fn follow(&self, ticket: &Ticket, arrived: Arrived) -> CommitOutcome {
         let shared = &self.core.shared;
-        let Arrived { mut step, bell, wakes } = arrived;
+        let Arrived {
+            mut step,
+            bell,
+            wakes,
+        } = arrived;
         shared.wake(wakes);
         let mut alarm = None;
         loop {

@@ -5,7 +5,10 @@
 //!
 //! Planted one at a time, to see that the models can fail, each of these bugs stopped the model named:
 //! an end of a sync that tells nobody to look: `the_end_of_a_sync_finds_the_next_leader`, `closing_waits_for_what_was_sent`;
-//! a writer that is told to look and not woken: `two_writers_lead_or_follow_and_both_are_answered` and seven more.
+//! a writer that is called to look and not woken: `two_writers_lead_or_follow_and_both_are_answered` and six more;
+//! bells that are rung before the answers are there: the same one and two more;
+//! a writer that listens to its bell only after it has looked for its answer: several, by a deadlock.
+//! A writer that leaves with a call to look is not found here: see the test at the end of src/channel/lead.rs.
 #![cfg(walmend_loom)]
 
 use std::sync::Arc;

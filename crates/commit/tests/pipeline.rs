@@ -247,6 +247,54 @@ fn a_panicking_log_fails_its_batch_and_the_pipeline_goes_on() {
     assert!(!pipeline.commit(request(4, 0, &[])).is_committed());
 }
 
+/// What wakes a task is not ours, and may panic.
+struct Trap;
+
+impl std::task::Wake for Trap {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that was told to panic");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_leaves_no_writer_asleep() {
+    let (_log, pipeline) = start(4, GroupConfig::default());
+    let sender = pipeline.sender().unwrap();
+    let first = sender.reserve().unwrap();
+    let mut trapped = sender.reserve().unwrap().send(request(1, 0, &[])).unwrap();
+    let trap = Waker::from(Arc::new(Trap));
+    assert!(
+        Pin::new(&mut trapped)
+            .poll(&mut Context::from_waker(&trap))
+            .is_pending()
+    );
+    thread::scope(|scope| {
+        let writers: Vec<_> = [2, 3]
+            .map(|txn| {
+                scope.spawn({
+                    let pipeline = &pipeline;
+                    move || pipeline.commit(request(txn, 0, &[]))
+                })
+            })
+            .into();
+        while pipeline.occupancy() < 4 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // All three in one batch now, and the trap is sprung before the writers are answered.
+        first.abort();
+        for writer in writers {
+            let outcome = writer.join().unwrap();
+            assert!(
+                matches!(outcome, CommitOutcome::OutcomeUnknown { .. }),
+                "{outcome:?}"
+            );
+        }
+    });
+    // It is the answers that were lost, not the commits.
+    assert_eq!(pipeline.totals().snapshot().commits, 3);
+    assert!(pipeline.commit(request(4, 0, &[])).is_committed());
+}
+
 /// A payload whose copying panics, and so does dropping what it panics with: no guard around the log stops that.
 #[derive(Debug)]
 struct Explosive;

@@ -355,6 +355,24 @@ pub(super) const BUGS: &[Bug] = &[
         ["walmend-commit", "channel_model", ""],
     ),
     bug(
+        "a writer with its answer keeps the call to lead for itself",
+        [
+            "crates/commit/src/channel/lead.rs",
+            "                self.bells.call(None);\n                self.signal()",
+            "                self.bells.call(None);\n                Wakes::default()",
+        ],
+        ["walmend-commit", "lib", "passed_on"],
+    ),
+    bug(
+        "writers whose leader panics are not woken",
+        [
+            "crates/commit/src/pipeline.rs",
+            "        self.shared.bells.ring_every_one();\n",
+            "",
+        ],
+        ["walmend-commit", "pipeline", "panics"],
+    ),
+    bug(
         "an abort gives its place to nobody",
         [
             "crates/commit/src/channel/state.rs",

@@ -96,6 +96,7 @@ pub(crate) struct Arrived {
 
 impl<P> State<P> {
     /// Reserves, sends and looks in one step, where there is a place.
+    #[expect(clippy::result_large_err, reason = "it hands the request back")]
     pub(crate) fn arrive(&mut self, item: Item<P>) -> Result<Arrived, Item<P>> {
         if self.closed {
             return Err(item);
@@ -107,6 +108,7 @@ impl<P> State<P> {
     }
 
     /// Sends into a slot that was reserved before, and looks.
+    #[expect(clippy::result_large_err, reason = "it hands the request back")]
     pub(crate) fn send_and_look(&mut self, place: Place, mut item: Item<P>) -> Result<Arrived, Item<P>> {
         let bell = Bells::place(self.lead.as_ref().map_or(0, |lead| lead.batches));
         item.1.wait_at(bell);
@@ -338,5 +340,47 @@ impl Leadership {
             wakes.add(Some(waker));
         }
         wakes
+    }
+}
+
+#[cfg(all(test, not(walmend_loom)))]
+mod tests {
+    use super::super::state::Shared;
+    use super::*;
+    use crate::ticket::ticket;
+    use walmend_types::{CommitRequest, CommitSeq, TxnId, WriteSet};
+
+    fn arrive(state: &mut State<()>) -> (Step, BellPlace) {
+        let request = CommitRequest::new(TxnId(1), CommitSeq(0), WriteSet::default(), ());
+        let (_ticket, resolver) = ticket(0);
+        let arrived = state.arrive((request, resolver)).ok().unwrap();
+        (arrived.step, arrived.bell)
+    }
+
+    /// The ring that calls one waiter of a bell may wake one that has its answer by then.
+    #[test]
+    fn a_call_that_reaches_a_writer_with_its_answer_is_passed_on() {
+        let lead = Leadership::new(2, usize::MAX, Gather::new(false, 4));
+        let shared = Shared::<()>::new(4, None, Some(lead));
+        let mut state = shared.lock();
+        // Three wait at one bell, two are taken.
+        let bells: Vec<_> = (0..3).map(|_| arrive(&mut state)).collect();
+        let bell = bells[0].1;
+        assert_eq!(
+            bells,
+            [(Step::Lead, bell), (Step::Wait, bell), (Step::Wait, bell)]
+        );
+        let taken = state.take_batch();
+        assert_eq!(taken.items.len(), 2);
+        let ((), called) = state.begin_sync();
+        assert_eq!(called.look, Some(bell));
+        assert!(shared.bells.is_called(bell));
+        // It woke one of the two, which leaves.
+        assert_eq!(state.pass_on_call(bell).look, Some(bell));
+        assert!(shared.bells.is_called(bell));
+        // The third one looks, and nobody is called any more.
+        assert_eq!(state.look(false).0, Step::Lead);
+        assert!(!shared.bells.is_called(bell));
+        assert_eq!(state.pass_on_call(bell).look, None);
     }
 }

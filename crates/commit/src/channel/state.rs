@@ -77,7 +77,7 @@ pub(crate) struct Wakes {
     first: Option<Waker>,
     more: Vec<Waker>,
     /// Where a writer is called to look.
-    look: Option<BellPlace>,
+    pub(super) look: Option<BellPlace>,
 }
 
 impl Wakes {
@@ -325,6 +325,7 @@ impl<P> State<P> {
     }
 
     /// Puts the request into its slot, or hands it back if the slot was taken away.
+    #[expect(clippy::result_large_err, reason = "it hands the request back")]
     pub(crate) fn fill(&mut self, place: Place, item: Item<P>) -> Result<(), Item<P>> {
         let slot = self.slots.get_mut(place.key);
         match slot.filter(|slot| slot.number == place.number && slot.sent.is_none()) {
