@@ -216,6 +216,32 @@ fn a_damaged_header_is_not_made_from_a_generation_that_the_log_has_left() {
 }
 
 #[test]
+fn a_header_of_the_generation_before_is_made_new_where_frames_and_parity_are_of_the_newer_one() {
+    let old = log(PAGE, 40, 1);
+    let mut newer = header(PAGE);
+    newer.salts.salt1 += 1;
+    newer.salts.salt2 = 0x5555_6666;
+    newer.checkpoint_seq += 1;
+    for count in [1, 5, 30] {
+        let mut whole = newer.encode().to_vec();
+        whole.extend(frames(&newer, newer.checksum(), count, 5));
+        let parity = sidecar(&whole, &[(1, count)]);
+        whole.extend(&old[whole.len()..]);
+        let mut damaged = whole.clone();
+        damaged[..HEADER_SIZE].copy_from_slice(&old[..HEADER_SIZE]);
+        let rig = Rig::new(&damaged, &parity);
+        assert_eq!(rig.heal().frames_healed, [0]);
+        assert!(rig.log() == whole);
+        // The new header alone is what a crash leaves: the older frames are in the database.
+        let mut begun = old.clone();
+        begun[..HEADER_SIZE].copy_from_slice(&whole[..HEADER_SIZE]);
+        let rig = Rig::new(&begun, &sidecar(&old, &[(1, 20), (21, 20)]));
+        assert!(rig.heal().frames_healed.is_empty());
+        assert!(rig.log() == begun);
+    }
+}
+
+#[test]
 fn a_log_with_other_salts_is_none_of_the_sidecars_business() {
     let whole = log(PAGE, 40, 1);
     let mut other = header(PAGE);

@@ -168,6 +168,55 @@ fn a_salvage_under_a_damaged_header_is_done_once_whatever_older_frames_lie_behin
     }
 }
 
+/// A device that answers an old sector again. By its salts that looks like a reset that did not come to its end, after
+/// which everything is in the database; the acknowledged commits behind it were dropped without a word.
+#[test]
+fn a_header_that_fell_back_to_the_generation_before_is_damage_and_no_unfinished_reset() {
+    for (commits, closed) in [(1, false), (3, false), (3, true)] {
+        let vfs = fresh(6);
+        let mut rig = Rig::open(&vfs, &setup()).unwrap();
+        for version in 1..=12 {
+            rig.must_commit(write(version, [1 + version % 3]));
+        }
+        let old = vfs.dump(Path::new(WAL)).unwrap();
+        rig.checkpoint(CheckpointMode::Restart).unwrap();
+        let checkpointed = rig.content();
+        for version in 20..20 + commits {
+            rig.must_commit(write(version, [1]));
+        }
+        let content = rig.content();
+        if closed {
+            rig.log.close().unwrap();
+        }
+        drop(rig);
+        let vfs = vfs.kill();
+        let log = vfs.dump(Path::new(WAL)).unwrap();
+        // The header alone, and the whole first sector with the head of frame 1.
+        for bytes in [32, 512] {
+            let vfs = vfs.fork();
+            let mut damaged = log.clone();
+            damaged[..bytes].copy_from_slice(&old[..bytes]);
+            vfs.put(Path::new(WAL), &damaged);
+            let before = files(&vfs);
+            let refused = Rig::open(&vfs, &setup()).err().unwrap();
+            assert!(matches!(refused, Error::WalCorrupt { .. }), "{refused}");
+            assert!(files(&vfs) == before, "something changed");
+            let on_damage = OnDamage::Salvage;
+            let rig = Rig::open(&vfs, &Setup { on_damage, ..setup() }).unwrap();
+            assert_eq!(rig.report.commits, 0);
+            assert_eq!(rig.content(), checkpointed);
+            drop(rig);
+            for vfs in [vfs.fork().kill(), vfs.crash(CrashKeep::None)] {
+                let rig = Rig::open(&vfs, &setup()).unwrap();
+                assert_eq!(rig.report.decision, Decision::Clean);
+                assert_eq!(rig.content(), checkpointed);
+            }
+        }
+        vfs.put(Path::new(WAL), &log);
+        assert_eq!(Rig::open(&vfs, &setup()).unwrap().content(), content);
+    }
+}
+
 /// Found by the oracle: the frames that an older generation had left were in the majority, and with the header damaged
 /// they were taken for the log. They end in no commit, so the commits before them were dropped without a word.
 #[test]

@@ -55,7 +55,10 @@ impl HealPlan {
             WalHeader::decode(&bytes)
         };
         let (header, rebuilt_header) = match decoded {
-            Ok(header) => (header, None),
+            Ok(header) => match newer_header(log, index, &header)? {
+                Some(newer) => (newer, Some(newer)),
+                None => (header, None),
+            },
             Err(HeaderError::UnsupportedVersion(_)) => return Ok(Self::default()),
             Err(HeaderError::Invalid) => match lost_header(log, index)? {
                 Some(header) => (header, Some(header)),
@@ -202,6 +205,26 @@ fn lost_header(log: &dyn VfsFile, index: &SidecarIndex) -> Result<Option<WalHead
         }
     }
     Ok(best.map(|(_, header)| header))
+}
+
+/// The header that a log had, where the one of the generation before has come back: a new header is synced before the
+/// first frame behind it, so one that is older than the frames is a lost write. The other way round is what a crash
+/// leaves, and no damage.
+fn newer_header(log: &dyn VfsFile, index: &SidecarIndex, header: &WalHeader) -> Result<Option<WalHeader>> {
+    let follows = |newer: &WalHeader| {
+        newer.salts.salt1 == header.salts.salt1.wrapping_add(1)
+            && newer.checkpoint_seq == header.checkpoint_seq.wrapping_add(1)
+            && (newer.page_size, newer.byte_order) == (header.page_size, header.byte_order)
+    };
+    // Reading all of the log for it has to be worth it.
+    if !index
+        .groups
+        .iter()
+        .any(|group| follows(&group.header.log_header()))
+    {
+        return Ok(None);
+    }
+    Ok(lost_header(log, index)?.filter(follows))
 }
 
 /// Whether what is left of the log's own header is of this one: the salts or the checksum, which are another

@@ -10,7 +10,7 @@
 use super::decide::Decision;
 use super::plan::{RecoveryPlan, RecoveryReport};
 use crate::files::with_suffix;
-use crate::format::{FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, frame_offset};
+use crate::format::{FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, WalHeader, frame_offset};
 use crate::scan::Scan;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -36,6 +36,9 @@ pub(crate) fn apply(vfs: &dyn Vfs, wal: &dyn VfsFile, plan: &RecoveryPlan) -> Re
     if plan.decision == Decision::Salvaged {
         report.kept_aside = keep_aside(vfs, wal, &plan.findings.files.wal)?;
     }
+    if matches!(plan.decision, Decision::Salvaged | Decision::Truncated) && !plan.keep_log {
+        drop_stale_header(wal)?;
+    }
     if let Some(scan) = plan.findings.scan.as_ref().filter(|_| plan.keep_log) {
         let proven = if plan.findings.other_history {
             0
@@ -45,6 +48,17 @@ pub(crate) fn apply(vfs: &dyn Vfs, wal: &dyn VfsFile, plan: &RecoveryPlan) -> Re
         settle(wal, scan, proven, plan.findings.crash_reach())?;
     }
     Ok(report)
+}
+
+/// A log was given up under a header that does not count. If it is one that was sound once, the next opening could
+/// take it for that of a log.
+fn drop_stale_header(wal: &dyn VfsFile) -> Result<()> {
+    let mut header = [0; HEADER_SIZE];
+    if wal.read_at(&mut header, 0)? < header.len() || WalHeader::decode(&header).is_err() {
+        return Ok(());
+    }
+    wal.write_at(&[0; HEADER_SIZE], 0)?;
+    wal.sync(SyncMode::Full)
 }
 
 /// Copies a damaged log to a file of its own beside it, `<path>-damaged-<seconds since 1970>-<n>`, durably.

@@ -45,6 +45,8 @@ pub struct Findings {
     /// Commits that would be lost if the log were cut at the break.
     pub lost_commits: u32,
     synced_every_commit: bool,
+    /// The header is of the generation before the one that the companion speaks of.
+    stale_header: bool,
 }
 
 impl Findings {
@@ -73,19 +75,33 @@ impl Findings {
             // All zeros stand for a log that was left, not for salts; what was left may still be there.
             .map(|generation| [generation.salts, generation.previous])
             .and_then(|salts| salts.into_iter().find(|salts| *salts != Salts::default()));
+        let mut stale_header = false;
         let scan = match vfs.open(&files.wal, OpenFlags::READ) {
-            Ok(file) => Some(Scan::read(
-                &*file,
-                ScanHints {
+            Ok(file) => {
+                let hints = ScanHints {
                     page_size,
                     salts,
                     limit,
-                },
-            )?),
+                    stale_header,
+                };
+                let scan = Scan::read(&*file, hints)?;
+                stale_header = meta.as_ref().is_some_and(|meta| is_stale(meta, &scan));
+                Some(match stale_header {
+                    true => Scan::read(
+                        &*file,
+                        ScanHints {
+                            stale_header,
+                            ..hints
+                        },
+                    )?,
+                    false => scan,
+                })
+            }
             Err(Error::NotFound { .. }) => None,
             Err(error) => return Err(error),
         };
         let origin = match &meta {
+            Some(meta) if stale_header => known(meta),
             Some(meta) => match origin(meta, scan.as_ref()) {
                 Some(origin) => origin,
                 None => {
@@ -109,6 +125,7 @@ impl Findings {
             commits_behind: 0,
             lost_commits: 0,
             synced_every_commit,
+            stale_header,
         };
         findings.judge();
         Ok(findings)
@@ -128,10 +145,13 @@ impl Findings {
 
     fn judge(&mut self) {
         let Some(scan) = &self.scan else { return };
-        let mark = self
-            .meta
-            .as_ref()
-            .and_then(|meta| meta.watermark_of(scan.salts()?));
+        let mark = self.meta.as_ref().and_then(|meta| {
+            let salts = match self.stale_header {
+                true => meta.generation?.salts,
+                false => scan.salts()?,
+            };
+            meta.watermark_of(salts)
+        });
         if self.origin.is_known()
             && let Some(mark) = mark
         {
@@ -256,6 +276,29 @@ fn changed_since(vfs: &dyn Vfs, files: &FileSet, meta: &CompanionState) -> Resul
     Ok(matches!((now.modified, companion), (Some(db), Some(companion)) if db > companion))
 }
 
+/// Whether the header of the log is of the generation before the one that has acknowledged commits. A new header is
+/// synced before the first frame behind it: a device that answers the old one again has lost writes, and by the old
+/// salts those commits would look like a reset that did not come to its end.
+fn is_stale(meta: &CompanionState, scan: &Scan) -> bool {
+    let (Some(generation), Some(header)) = (meta.generation, scan.header.ok()) else {
+        return false;
+    };
+    let known = generation.salts != Salts::default() && generation.previous != Salts::default();
+    let acknowledged = meta
+        .watermark_of(generation.salts)
+        .is_some_and(|mark| mark.frame > 0);
+    known && acknowledged && header.salts == generation.previous
+}
+
+/// The origin of a log that the companion knows: nobody is the owner after a close in good order; a killed store is
+/// still named.
+fn known(meta: &CompanionState) -> Origin {
+    match meta.owner.as_ref().is_some_and(|owner| owner.pid == 0) {
+        true => Origin::GivenUp,
+        false => Origin::Known,
+    }
+}
+
 /// Where the log comes from, as far as salts tell; `None` if it is not the one that the companion knows.
 fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
     let generation = match (meta.generation, &meta.watermark) {
@@ -272,11 +315,8 @@ fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
         // Nothing there: as it should be after the log was emptied, or before its first frame.
         return (log_emptied || mark == 0).then_some(Origin::ResetPending);
     };
-    // Nobody is the owner after a close in good order; a killed store is still named.
-    let given_up = meta.owner.as_ref().is_some_and(|owner| owner.pid == 0);
-    let known = if given_up { Origin::GivenUp } else { Origin::Known };
     if salts == generation.salts && !log_emptied {
-        return Some(known);
+        return Some(known(meta));
     }
     if salts == generation.previous && scan.committed_frames <= generation.previous_frames {
         return Some(Origin::ResetPending);
@@ -289,7 +329,7 @@ fn origin(meta: &CompanionState, scan: Option<&Scan>) -> Option<Origin> {
     }
     // The newest generation record is lost, but the watermark knows the log.
     if meta.watermark_of(salts).is_some_and(|mark| mark.frame > 0) {
-        return Some(known);
+        return Some(known(meta));
     }
     // Another program began a log of its own after ours was emptied: that is what emptying is for.
     log_emptied.then_some(Origin::NoRecord)

@@ -75,7 +75,7 @@ pub enum HeaderState {
     Absent,
     /// It is fine.
     Ok(WalHeader),
-    /// Magic, page size or checksum are wrong.
+    /// Magic, page size or checksum are wrong, or it is of an earlier generation than the frames.
     Invalid,
     /// The version is not known.
     UnsupportedVersion(u32),
@@ -145,6 +145,8 @@ pub struct ScanHints {
     pub salts: Option<Salts>,
     /// Look at this many frames only: on a live log, what lies behind the watermark is still being written.
     pub limit: Option<u32>,
+    /// The header is known to be of an earlier generation than the frames: it counts as invalid.
+    pub stale_header: bool,
 }
 
 /// How often a log is read again because it became shorter meanwhile.
@@ -175,8 +177,12 @@ impl Scan {
             page_size: fallback,
             salts: expected,
             limit,
+            stale_header,
         } = hints;
-        let header = read_header(file)?;
+        let header = match read_header(file)? {
+            HeaderState::Ok(_) if stale_header => HeaderState::Invalid,
+            header => header,
+        };
         let page_size = header.ok().map_or(fallback, |header| header.page_size);
         let mut byte_order = header.ok().map_or(ByteOrder::Little, |header| header.byte_order);
         let count = match header {
