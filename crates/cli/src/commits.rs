@@ -132,7 +132,8 @@ pub(crate) fn choices(plan: &RecoveryPlan) -> String {
     let mut text = format!(
         "Nothing was changed. Keep a copy of all files first, and let no other program open the database: \
          sqlite3 would drop {lost} without a word. --on-damage truncate keeps {kept} and drops {lost}; \
-         --on-damage salvage does the same, and copies the damaged log aside first."
+         --on-damage salvage does the same, copies the damaged log aside first, and saves what can be read behind \
+         the damage into a database of its own."
     );
     if plan.decision == Decision::Ambiguous {
         text.push_str(

@@ -11,7 +11,7 @@ use std::fmt::Write;
 use walmend::{Decision, OnDamage, Options, Store, Whereabouts};
 use walmend_error::Result;
 use walmend_repair::{HealReport, ReedSolomon, heal_log};
-use walmend_wal::{Findings, RecoveryPlan, RecoveryReport};
+use walmend_wal::{Findings, RecoveryPlan, RecoveryReport, SalvagedCopy};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -23,6 +23,29 @@ struct Report {
     /// 0 stands for the header of the log.
     healed_frames: Vec<u32>,
     kept_aside: Option<String>,
+    /// What could be read behind the damage.
+    salvaged: Option<Salvaged>,
+}
+
+#[derive(Debug, Serialize)]
+struct Salvaged {
+    path: String,
+    pages_from_behind: u32,
+    /// Pages whose newest version was in a damaged frame.
+    stale_pages: Vec<u32>,
+    /// Damaged frames that do not say which page they held.
+    unknown_frames: u32,
+}
+
+impl From<&SalvagedCopy> for Salvaged {
+    fn from(copy: &SalvagedCopy) -> Self {
+        Self {
+            path: copy.path.display().to_string(),
+            pages_from_behind: copy.pages_from_behind,
+            stale_pages: copy.stale_pages.clone(),
+            unknown_frames: copy.unknown_frames,
+        }
+    }
 }
 
 impl Report {
@@ -40,6 +63,7 @@ impl Report {
             lost_commits: report.lost_commits,
             healed_frames: healed.frames_healed.clone(),
             kept_aside: aside.map(|path| path.display().to_string()),
+            salvaged: report.salvaged.as_ref().map(Salvaged::from),
         }
     }
 }
@@ -121,10 +145,47 @@ fn consequence(report: &RecoveryReport) -> String {
         1 => "That commit was dropped".to_owned(),
         lost => format!("These {} were dropped", count(lost, "commit")),
     };
-    match &report.kept_aside {
+    let mut text = match &report.kept_aside {
         Some(aside) => format!("{lost}; the damaged log is kept as {}", aside.display()),
         None => lost,
+    };
+    if let Some(copy) = &report.salvaged {
+        let _ = write!(
+            text,
+            ". What can still be read of them is in {}, a database of its own: look into that one before you go on",
+            copy.path.display()
+        );
     }
+    text
+}
+
+/// What a salvaged copy lacks.
+fn missing_from(copy: &SalvagedCopy) -> String {
+    const SHOWN: usize = 8;
+    let mut missing = Vec::new();
+    if !copy.stale_pages.is_empty() {
+        let shown: Vec<String> = copy.stale_pages.iter().take(SHOWN).map(u32::to_string).collect();
+        let more = if copy.stale_pages.len() > SHOWN {
+            ", ..."
+        } else {
+            ""
+        };
+        missing.push(format!(
+            "{} older than the rest: {}{more}",
+            count(copy.stale_pages.len() as u64, "page"),
+            shown.join(", ")
+        ));
+    }
+    if copy.unknown_frames > 0 {
+        missing.push(format!(
+            "{} of pages that nothing names",
+            count(copy.unknown_frames, "damaged frame")
+        ));
+    }
+    if missing.is_empty() {
+        return "nothing is missing: every damaged page was written again later".into();
+    }
+    missing.join("; ")
 }
 
 fn tell(report: &RecoveryReport, healed: &HealReport, out: &Output) -> String {
@@ -162,6 +223,16 @@ fn tell(report: &RecoveryReport, healed: &HealReport, out: &Output) -> String {
     }
     if let Some(aside) = report.kept_aside.as_ref().or(healed.kept_aside.as_ref()) {
         line("damaged log", aside.display().to_string());
+    }
+    if let Some(copy) = &report.salvaged {
+        line("saved copy", copy.path.display().to_string());
+        let from = format!(
+            "{} of {} from behind the damage",
+            number(copy.pages_from_behind),
+            count(copy.db_pages, "page")
+        );
+        line("", from);
+        line("", missing_from(copy));
     }
     match report.replaced {
         Some(Whereabouts::InDatabase) => line(

@@ -215,7 +215,8 @@ pub enum Error {
         page: u32,
         /// The transaction that has it.
         txn: u64,
-        /// That transaction waits, itself or through others, for the one that asked: neither would ever go on.
+        /// That transaction waits, itself or through others, for the one that asked: neither would ever go on. Others
+        /// may be a checkpoint, which waits for the asking transaction's snapshot.
         deadlock: bool,
         /// How long the caller waited, in milliseconds.
         waited_ms: u64,
@@ -262,7 +263,8 @@ fn conflict_place(page: Option<u32>) -> String {
 
 fn lock_wait(deadlock: bool, waited_ms: u64) -> String {
     if deadlock {
-        " and waiting for it would never end".into()
+        " and waiting for it would never end: it waits for this transaction, or for a checkpoint that does"
+            .into()
     } else {
         format!(", after {waited_ms} ms of waiting")
     }

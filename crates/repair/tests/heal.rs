@@ -6,9 +6,11 @@ mod rig;
 
 use rig::{FEC, Rig, content, frames, group, header, log, place, put, sidecar, stored};
 use std::path::Path;
+use std::sync::Arc;
 use walmend_repair::{SidecarIndex, SidecarWriter};
+use walmend_types::PageSize;
 use walmend_vfs::{MemoryVfs, OpenFlags, Vfs};
-use walmend_wal::HEADER_SIZE;
+use walmend_wal::{Decision, FileSet, HEADER_SIZE, Log, LogConfig, OnDamage, PageKind};
 
 const PAGE: u32 = 512;
 
@@ -25,6 +27,39 @@ fn the_damaged_log_is_kept_as_it_was() {
     assert!(aside.to_str().unwrap().starts_with("/a.db-wal-damaged-"));
     assert_eq!(content(&*rig.vfs.open(&aside, OpenFlags::READ).unwrap()), damaged);
     assert_eq!(rig.log(), whole);
+}
+
+/// What a build without repair does, which knows nothing of parity.
+#[test]
+fn a_log_that_was_cut_without_its_sidecar_is_not_brought_back_by_it() {
+    let whole = log(PAGE, 40, 1);
+    let rig = Rig::new(&whole, &sidecar(&whole, &[(1, 40)]));
+    let mut damaged = whole.clone();
+    damaged[place(PAGE, 7)].fill(9);
+    rig.set_log(&damaged);
+    let files = FileSet::of(Path::new("/a.db"));
+    let page_size = PageSize::new(PAGE).unwrap();
+    let open = |on_damage| {
+        let db = rig.vfs.open(&files.db, OpenFlags::CREATE).unwrap();
+        let mut config = LogConfig::new(files.clone(), db, page_size, PageKind::Raw, 0);
+        config.on_damage = on_damage;
+        Log::open(Arc::new(rig.vfs.clone()), config)
+    };
+    assert!(open(OnDamage::Refuse).is_err());
+    assert!(
+        rig.vfs.info(Path::new(FEC)).unwrap().is_some(),
+        "a refusal changes nothing"
+    );
+    let (_, report) = open(OnDamage::TruncateLikeSqlite).unwrap();
+    assert_eq!(
+        (report.decision, report.committed_frames),
+        (Decision::Truncated, 6)
+    );
+    assert!(rig.vfs.info(Path::new(FEC)).unwrap().is_none());
+    let cut = rig.log();
+    let healed = rig.heal();
+    assert!(!healed.protected && healed.frames_healed.is_empty());
+    assert!(rig.log() == cut);
 }
 
 #[test]

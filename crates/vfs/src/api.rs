@@ -292,6 +292,18 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     /// [`Error::Io`] with the offset.
     fn read_from_device(&self, buf: &mut [u8], offset: u64) -> Result<DeviceRead>;
 
+    /// Forgets what is cached of the file's content, as far as nothing of that is still to be written: reads then show
+    /// what the device holds. For when a device read and a cached one differ, as after a failed write: file systems
+    /// may then keep showing, and even "sync", pages whose blocks were never written.
+    ///
+    /// It is advice, which the system need not follow; a device read tells. Nothing to do where nothing is cached.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn drop_cache(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes a lock, or answers `false` at once if somebody stands in the way. The lock belongs to this open
     /// file: it is released by [`unlock`](Self::unlock), by dropping the file, and by the death of the process.
     ///

@@ -221,6 +221,11 @@ impl VfsFile for DirectFile {
         self.file.read_from_device(buf, offset)
     }
 
+    fn drop_cache(&self) -> Result<()> {
+        self.state.lock().kept = None;
+        self.file.drop_cache()
+    }
+
     fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool> {
         self.file.try_lock(range, kind)
     }

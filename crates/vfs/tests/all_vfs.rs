@@ -388,6 +388,22 @@ fn unsynced_writes_are_seen_by_a_device_read_as_well() {
 }
 
 #[test]
+fn dropping_the_cache_loses_nothing_synced_or_not() {
+    on_each(|vfs, folder| {
+        let file = vfs.open(&folder.join("a"), OpenFlags::CREATE).unwrap();
+        file.drop_cache().unwrap();
+        file.write_at(&[1; 9000], 0).unwrap();
+        file.sync(SyncMode::Full).unwrap();
+        file.write_at(&[2; 100], 5000).unwrap();
+        file.drop_cache().unwrap();
+        let mut read = [0; 9000];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read[..5000] == [1; 5000] && read[5100..] == [1; 3900]);
+        assert_eq!(read[5000..5100], [2; 100]);
+    });
+}
+
+#[test]
 fn offsets_that_no_file_has_are_refused() {
     on_each(|vfs, folder| {
         let file = vfs.open(&folder.join("a"), OpenFlags::CREATE).unwrap();

@@ -89,6 +89,10 @@ fn a_lost_write_is_cached_and_stays_off_the_disk_until_it_is_written_again() {
     file.write_at(&[2], 600).unwrap();
     file.sync(SyncMode::Full).unwrap();
     assert_eq!(sectors(&durable(&vfs)), [1, 2, 1]);
+    vfs.lose_write_at(Nth::call(1));
+    file.write_at(&[3; 512], 512).unwrap();
+    file.drop_cache().unwrap();
+    assert_eq!(sectors(&cached(&vfs)), [1, 2, 1], "shown no longer");
 }
 
 #[test]

@@ -139,7 +139,16 @@ impl<'a> FileTarget<'a> {
         self.poison.check()?;
         step(self).inspect_err(|error| {
             self.poison.set(error.clone());
+            self.distrust();
         })
+    }
+
+    /// What the cache shows need not be on the device, and may never come there: file systems can take a page for
+    /// written whose block is not. Forgotten, the next checkpoint's writes find the file as it is.
+    fn distrust(&self) {
+        if let Err(error) = self.file.drop_cache() {
+            tracing::warn!(target: "walmend::wal::barrier", %error, "the cached pages of the database stay");
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -218,6 +227,10 @@ impl CheckpointTarget for FileTarget<'_> {
                 self.name().display()
             )));
         }
-        verify_pages(self.file, self.page_size, expected)
+        let verification = verify_pages(self.file, self.page_size, expected)?;
+        if verification.verdict != PageVerdict::Match {
+            self.distrust();
+        }
+        Ok(verification)
     }
 }

@@ -46,6 +46,10 @@ impl FileSet {
     }
 }
 
+/// What the name of the log's parity ends in. The file belongs to a layer above; a log that is cut takes it out of the
+/// way.
+pub const SIDECAR_SUFFIX: &str = "-wal-fec";
+
 /// `path` with `suffix` behind its last byte, as SQLite names the files beside a database.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);

@@ -72,7 +72,7 @@ pub use companion::{
 pub use digest::{PageDigest, TRAILER_BYTES, trailer_check, trailer_seal};
 pub use exclusive::{exclusive_holder, lock_exclusive, store_is_live, unlock_exclusive};
 pub use fence::{FenceGuard, RecoveryFence};
-pub use files::{FileSet, with_suffix};
+pub use files::{FileSet, SIDECAR_SUFFIX, with_suffix};
 pub use format::{
     FORMAT_VERSION, FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, HeaderError, WalHeader, frame_offset,
     frame_size, slots,
@@ -85,7 +85,7 @@ pub use log::{
 pub use protection::FrameProtection;
 pub use recovery::{
     Behind, Damage, Decision, Facts, Findings, HeaderFact, OnDamage, Origin, RecoveryPlan, RecoveryReport,
-    Stake, Verdict, Whereabouts, aside_name, decide, keep_aside,
+    SalvagedCopy, Stake, Verdict, Whereabouts, aside_name, decide, keep_aside,
 };
 pub use registry::{LivenessProbe, LockOwner, LockRegistry, OsProbe, RegisteredLock};
 pub use scan::{Fault, HeaderState, Scan, ScanEnd, ScanHints, Slot};

@@ -11,13 +11,6 @@ pub trait FrameProtection: fmt::Debug + Send + Sync {
     /// that this frame and all before it are known to have been acknowledged.
     fn proven(&self, salts: Salts) -> u32;
 
-    /// Recovery is about to cut the log, because its owner wants so: from now on nothing may bring back the frames
-    /// that go. Durable upon return.
-    ///
-    /// # Errors
-    /// I/O errors: then the log is not cut.
-    fn set_aside(&self) -> Result<()>;
-
     /// The damaged frames of `log` that can be rebuilt, by number, each whole with its header and verified. Changes
     /// nothing.
     ///

@@ -435,6 +435,32 @@ fn garbage_in_place_of_the_log_is_refused_where_commits_are_missing_and_never_a_
     }
 }
 
+/// After a failed write a file system can show what never reached the disk, and take its sync for done. Simulated by a
+/// write that is lost: the cache shows it, no later sync makes it durable, and the device does not have it.
+#[test]
+fn what_recovery_writes_and_the_device_does_not_hold_is_read_again_without_the_cache() {
+    let (vfs, mut model) = closed();
+    let mut rig = Rig::open(&vfs, &bare()).unwrap();
+    vfs.crash_at_op(2);
+    let batch = [write(20, [1]), write(21, [2, 3])];
+    let answers = rig.commit(&batch);
+    model.note(&batch, &answers);
+    let vfs = vfs.crash(CrashKeep::Random(3));
+    let mut lost = 0;
+    for n in 1.. {
+        let disk = vfs.fork();
+        disk.lose_write_at(walmend_vfs::sim::Nth::call(n).of("-wal"));
+        drop(Rig::open(&disk, &setup()).unwrap_or_else(|error| panic!("write {n}: {error}")));
+        if disk.injected().is_empty() {
+            break;
+        }
+        lost += 1;
+        let left = disk.crash(CrashKeep::None);
+        rig::check(&left, model.clone(), &setup(), &("lost", n));
+    }
+    assert!(lost > 1);
+}
+
 #[test]
 fn a_failing_open_can_be_repeated() {
     // Every sync, write and read of an opening that has something to recover fails once.

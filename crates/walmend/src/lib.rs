@@ -72,7 +72,7 @@ pub use walmend_types::{
 pub use walmend_vfs::{MemoryVfs, UnixVfs, Vfs};
 pub use walmend_wal::{
     CheckpointMode, CheckpointReport, Decision, LivenessProbe, LockOwner, LockRegistry, LogFate, LogIo,
-    OldestReader, OnDamage, OsProbe, RecoveryReport, RegisteredLock, Whereabouts,
+    OldestReader, OnDamage, OsProbe, RecoveryReport, RegisteredLock, SalvagedCopy, Whereabouts,
 };
 
 /// What other threads may use, and what they may be given: the build fails where that stops being true.

@@ -6,9 +6,11 @@
 //!
 //! Nobody waits for ever: a wait has a budget, and one that would close a circle of transactions, each waiting for
 //! the next, is refused at once. A transaction waits for one page at a time, so the circle is found by walking from
-//! holder to holder (Coffman et al., "System Deadlocks", 1971).
+//! holder to holder (Coffman et al., "System Deadlocks", 1971). A checkpoint can be a part of it: who has locked pages and
+//! then begins may wait for a checkpoint, which waits for all snapshots, that of whoever asks for such a page included.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use walmend_sync::{Condvar, Mutex};
@@ -27,19 +29,35 @@ pub(crate) struct PageLocks {
 struct State {
     holders: HashMap<PageNumber, TxnId>,
     /// What each waiting transaction waits for.
-    waiting: HashMap<TxnId, PageNumber>,
+    waiting: HashMap<TxnId, Wait>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    /// For whoever has the page.
+    Page(PageNumber),
+    /// For a checkpoint, and so for every snapshot.
+    Checkpoint,
+}
+
+/// A transaction that asks for a page.
+#[derive(Debug, Clone, Copy)]
+struct Asker {
+    txn: TxnId,
+    has_snapshot: bool,
 }
 
 impl State {
-    /// Whether a wait of `txn` for `page` would never end.
-    fn closes_a_circle(&self, txn: TxnId, page: PageNumber) -> bool {
+    /// Whether a wait of `asker` for `page` would never end.
+    fn closes_a_circle(&self, asker: Asker, page: PageNumber) -> bool {
         let mut wanted = page;
         while let Some(holder) = self.holders.get(&wanted) {
-            if *holder == txn {
+            if *holder == asker.txn {
                 return true;
             }
             match self.waiting.get(holder) {
-                Some(next) => wanted = *next,
+                Some(Wait::Page(next)) => wanted = *next,
+                Some(Wait::Checkpoint) => return asker.has_snapshot,
                 None => return false,
             }
         }
@@ -61,7 +79,8 @@ impl PageLocks {
         &self.registry
     }
 
-    fn acquire(&self, page: PageNumber, txn: TxnId, budget: Duration) -> Result<()> {
+    fn acquire(&self, page: PageNumber, asker: Asker, budget: Duration) -> Result<()> {
+        let txn = asker.txn;
         let started = Instant::now();
         let mut state = self.state.lock();
         loop {
@@ -74,7 +93,7 @@ impl PageLocks {
             if holder == txn {
                 return Ok(());
             }
-            let deadlock = state.closes_a_circle(txn, page);
+            let deadlock = state.closes_a_circle(asker, page);
             let left = budget.saturating_sub(started.elapsed());
             if deadlock || left.is_zero() {
                 return Err(Error::PageLocked {
@@ -84,7 +103,7 @@ impl PageLocks {
                     waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
                 });
             }
-            state.waiting.insert(txn, page);
+            state.waiting.insert(txn, Wait::Page(page));
             state = self.released.wait_timeout(state, left);
             state.waiting.remove(&txn);
         }
@@ -110,7 +129,17 @@ impl PageLocks {
         })
     }
 
-    fn release(&self, pages: &[PageNumber]) {
+    /// The transaction, which has locked pages, waits for a checkpoint: who waits for it looks again.
+    fn waits_for_checkpoint(&self, txn: TxnId) {
+        self.state.lock().waiting.insert(txn, Wait::Checkpoint);
+        self.released.notify_all();
+    }
+
+    fn waits_no_more(&self, txn: TxnId) {
+        self.state.lock().waiting.remove(&txn);
+    }
+
+    fn release(&self, pages: &HashSet<PageNumber>) {
         let mut state = self.state.lock();
         for page in pages {
             state.holders.remove(page);
@@ -128,17 +157,37 @@ impl PageLocks {
 #[derive(Debug)]
 pub(crate) struct HeldLocks {
     locks: Arc<PageLocks>,
-    txn: TxnId,
-    pages: Vec<PageNumber>,
+    asker: Asker,
+    pages: HashSet<PageNumber>,
 }
 
 impl HeldLocks {
     pub(crate) fn none(locks: &Arc<PageLocks>, txn: TxnId) -> Self {
         Self {
             locks: Arc::clone(locks),
-            txn,
-            pages: Vec::new(),
+            asker: Asker {
+                txn,
+                has_snapshot: false,
+            },
+            pages: HashSet::new(),
         }
+    }
+
+    /// Begins the transaction: `begin` takes its snapshot, and calls back if a checkpoint has to be waited for.
+    pub(crate) fn begin<T>(&mut self, begin: impl FnOnce(&dyn Fn()) -> T) -> T {
+        let (locks, txn, locked) = (&self.locks, self.asker.txn, !self.pages.is_empty());
+        let waited = Cell::new(false);
+        let begun = begin(&|| {
+            if locked {
+                waited.set(true);
+                locks.waits_for_checkpoint(txn);
+            }
+        });
+        if waited.get() {
+            locks.waits_no_more(txn);
+        }
+        self.asker.has_snapshot = true;
+        begun
     }
 
     /// Takes one more lock; one that is held already is held only once.
@@ -146,8 +195,8 @@ impl HeldLocks {
         if self.pages.contains(&page) {
             return Ok(());
         }
-        self.locks.acquire(page, self.txn, budget)?;
-        self.pages.push(page);
+        self.locks.acquire(page, self.asker, budget)?;
+        self.pages.insert(page);
         Ok(())
     }
 }

@@ -68,10 +68,15 @@ impl Snapshot {
 
 impl Inner {
     pub(crate) fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
+        self.snapshot_or(|| {})
+    }
+
+    /// Calls `waits` if a checkpoint has to be waited for.
+    pub(crate) fn snapshot_or(self: &Arc<Self>, waits: impl FnOnce()) -> Result<Snapshot> {
         self.usage.check_open()?;
         Ok(Snapshot {
             store: Arc::clone(self),
-            mark: Arc::new(self.log.begin_read()),
+            mark: Arc::new(self.log.begin_read_or(waits)),
         })
     }
 }

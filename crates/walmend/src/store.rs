@@ -256,7 +256,8 @@ impl Store {
             self.0.usage.check_open()?;
             locks.acquire(page, self.0.lock_wait)?;
         }
-        Ok(Txn::new(id, self.0.snapshot()?, locks))
+        let snapshot = locks.begin(|waits| self.0.snapshot_or(waits))?;
+        Ok(Txn::new(id, snapshot, locks))
     }
 
     /// The page locks of this store's transactions, by process. An engine whose processes share pages brings the

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use walmend::{CheckpointMode, Error, ErrorKind, LogFate, Options, Store, Whereabouts};
+use walmend::{CheckpointMode, Error, ErrorKind, LogFate, OnDamage, Options, Store, Whereabouts};
 
 const SUFFIXES: [&str; 4] = ["", "-wal", "-wal-meta", "-wal-fec"];
 const ALL_MODES: [CheckpointMode; 4] = [
@@ -52,9 +52,13 @@ fn closed(path: &Path, byte: u8) {
 }
 
 fn assert_closed(path: &Path, byte: u8) {
+    assert_closed_with(path, [byte + 1, byte, byte]);
+}
+
+fn assert_closed_with(path: &Path, expected: [u8; 3]) {
     let store = open(path);
     let pages: Vec<u8> = (1..=3).map(|number| get(&store, number)).collect();
-    assert_eq!(pages, [byte + 1, byte, byte]);
+    assert_eq!(pages, expected);
     store.close().unwrap();
 }
 
@@ -228,14 +232,47 @@ fn sidecars_of_another_log_change_nothing_that_is_read() {
     assert_closed(&db, 1);
 }
 
-/// To a reader of the files this is sqlite3 that lost the log and went on: it counts, and the report says so.
+/// Nothing was written to the database since: whoever began that log did not go on from the one that is missing.
 #[test]
-fn a_log_in_the_place_of_the_known_one_is_reported_as_a_replacement() {
+fn a_log_of_another_database_in_the_place_of_the_known_one_is_refused_until_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    closed(&db, 1);
+    closed(&other, 5);
+    let log = fs::read(beside(&db, "-wal")).unwrap();
+    fs::copy(beside(&other, "-wal"), beside(&db, "-wal")).unwrap();
+    let before = folder_bytes(folder.path());
+    let error = refusal(&db, Options::new());
+    assert!(
+        matches!(&error, Error::WalCorrupt { lost_commits: 1, .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("does not follow from it"), "{error}");
+    assert!(folder_bytes(folder.path()) == before, "{error}");
+    // The right one in its place, nothing is lost.
+    let stranger = fs::read(beside(&db, "-wal")).unwrap();
+    fs::write(beside(&db, "-wal"), log).unwrap();
+    assert_closed(&db, 1);
+    // Told to, it goes on with the one that is there, and keeps a copy of that.
+    fs::write(beside(&db, "-wal"), &stranger).unwrap();
+    let (store, report) = Store::open(&db, Options::new().on_damage(OnDamage::Salvage)).unwrap();
+    assert_eq!(report.recovery.replaced, Some(Whereabouts::Lost));
+    assert_eq!((get(&store, 1), get(&store, 2)), (6, 1));
+    assert!(fs::read(report.recovery.kept_aside.unwrap()).unwrap() == stranger);
+    store.close().unwrap();
+    assert_closed_with(&db, [6, 1, 1]);
+}
+
+/// Without a time of the database that says otherwise, the other log may be that of a program that went on.
+#[test]
+fn a_log_in_the_place_of_the_known_one_counts_where_the_database_was_written_since() {
     let folder = tempfile::tempdir().unwrap();
     let (db, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
     closed(&db, 1);
     closed(&other, 5);
     fs::copy(beside(&other, "-wal"), beside(&db, "-wal")).unwrap();
+    let main = fs::read(&db).unwrap();
+    fs::write(&db, main).unwrap();
     let (store, report) = Store::open(&db, Options::new()).unwrap();
     assert_eq!(report.recovery.replaced, Some(Whereabouts::ChangedSince));
     assert_eq!(report.healed_frames, [], "its parity is of other salts");

@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use walmend::{CheckpointMode, Error, Options, Store};
+use walmend_repair::{ReedSolomon, Work, heal_database};
 use walmend_sync::atomic::{AtomicU64, Ordering};
-use walmend_types::{Result, SyncMode};
+use walmend_types::{Cx, Result, SyncMode};
 use walmend_vfs::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, UnixVfs, Vfs, VfsFile};
+use walmend_wal::FileSet;
 
-const FILES: [&str; 3] = ["-wal", "-wal-meta", "-wal-fec"];
+const FILES: [&str; 4] = ["-wal", "-wal-meta", "-wal-fec", "-fec"];
 
 /// Dies at the operation with this number, from 1: before it, after it, or, where it is a write, in its middle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +149,10 @@ impl VfsFile for KillFile {
         self.inner.read_from_device(buf, offset)
     }
 
+    fn drop_cache(&self) -> Result<()> {
+        self.inner.drop_cache()
+    }
+
     fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool> {
         self.inner.try_lock(range, kind)
     }
@@ -176,16 +182,18 @@ fn play(role: &str, db: &Path) {
             when,
         };
         let vfs = KillVfs { fate: Arc::new(fate) };
-        // Only what is being tested writes.
+        // Without sidecars only what is being tested writes.
+        let sidecars = work == "protected";
         let options = Options::new()
             .create(false)
-            .repair(false)
+            .repair(sidecars)
+            .protect_database(sidecars)
             .vfs(Arc::new(vfs.clone()));
         (Store::open(db, options).unwrap().0, vfs)
     };
     match work {
         "recover" => drop(open(number)),
-        "checkpoint" => {
+        "checkpoint" | "protected" => {
             let (store, vfs) = open(u64::MAX);
             vfs.fate.left.store(number, Ordering::Relaxed);
             for mode in [CheckpointMode::Passive, CheckpointMode::Truncate] {
@@ -225,6 +233,23 @@ fn killed_by_surprise(folder: &Path, rows: u32) -> PathBuf {
     as_killed
 }
 
+/// Has a bit of the database file rot, and be healed from the sidecar that the kill left.
+fn assert_heals(db: &Path, what: &str) {
+    let whole = fs::read(db).unwrap();
+    let mut rotten = whole.clone();
+    rotten[4096 + 1234] ^= 2;
+    // Behind everybody's back: the time of the file does not change.
+    let time = fs::metadata(db).unwrap().modified().unwrap();
+    fs::write(db, &rotten).unwrap();
+    let file = fs::File::options().write(true).open(db).unwrap();
+    file.set_modified(time).unwrap();
+    drop(file);
+    let (cx, files) = (Cx::new(), FileSet::of(db));
+    let report = heal_database(&UnixVfs::new(), &files, &ReedSolomon, false, &Work::new(&cx));
+    assert_eq!(report.unwrap().unwrap().pages_healed, [2], "{what}");
+    assert!(fs::read(db).unwrap() == whole, "{what}");
+}
+
 /// Kills the child at each of its operations in turn, and has everything checked each time; answers how many there were.
 fn kill_at_every_operation(test: &str, work: &str, rows: u32) -> u64 {
     let folder = tempfile::tempdir().unwrap();
@@ -247,9 +272,13 @@ fn kill_at_every_operation(test: &str, work: &str, rows: u32) -> u64 {
             assert_eq!(count(&connection, "t"), u64::from(rows), "{what}");
             drop(connection);
             // The next open finishes the work.
-            let (store, _) = common::open(&db);
+            let options = Options::new().protect_database(work == "protected");
+            let (store, _) = Store::open(&db, options).unwrap();
             store.checkpoint(CheckpointMode::Truncate).unwrap();
             store.close().unwrap();
+            if work == "protected" {
+                assert_heals(&db, &what);
+            }
             let connection = connect(&db);
             assert_eq!(integrity(&connection), "ok", "{what}, finished");
             assert_eq!(count(&connection, "t"), u64::from(rows), "{what}, finished");
@@ -275,6 +304,16 @@ fn a_checkpoint_that_is_killed_at_any_operation_loses_nothing() {
     match child::role() {
         Some((role, db)) => play(&role, &db),
         None => assert!(kill_at_every_operation(test, "checkpoint", 40) >= 20),
+    }
+}
+
+#[test]
+fn a_checkpoint_with_sidecars_that_is_killed_at_any_operation_loses_nothing_and_heals_what_rots_later() {
+    let test =
+        "a_checkpoint_with_sidecars_that_is_killed_at_any_operation_loses_nothing_and_heals_what_rots_later";
+    match child::role() {
+        Some((role, db)) => play(&role, &db),
+        None => assert!(kill_at_every_operation(test, "protected", 40) >= 40),
     }
 }
 

@@ -6,7 +6,7 @@ use common::page;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use walmend::{CommitOutcome, Error, LockOwner, Options, Store, Vfs};
+use walmend::{CheckpointMode, CommitOutcome, Error, LockOwner, LogFate, Options, Store, Vfs};
 use walmend_sync::thread;
 use walmend_vfs::MemoryVfs;
 use walmend_vfs::sim::{CrashKeep, Nth, SimVfs};
@@ -138,6 +138,51 @@ fn two_that_wait_for_each_other_are_told_apart_at_once() {
         drop(second);
         waiting.join().unwrap().unwrap();
     });
+}
+
+/// The holder of the page waits to begin, the checkpoint that holds it up waits for all snapshots, and one of those
+/// belongs to whoever asks for the page.
+#[test]
+fn a_circle_through_a_checkpoint_is_refused_at_once_and_the_others_go_on() {
+    let options = Options::new().vfs(Arc::new(MemoryVfs::new())).lock_wait(LONG);
+    let (store, _) = Store::open("/a.db", options.checkpoint_wait(Duration::from_secs(20))).unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.write(page(1), vec![1; 4096]).unwrap();
+    txn.commit().into_result().unwrap();
+    let mut old = store.begin().unwrap();
+    thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| store.checkpoint(CheckpointMode::Restart));
+        let locked = loop {
+            let begins = scope.spawn(|| store.begin_locked([page(7)]));
+            while store.lock_registry().is_empty() {
+                thread::yield_now();
+            }
+            let refused = loop {
+                match old.lock_for(page(7), Duration::from_millis(5)) {
+                    Err(Error::PageLocked { deadlock: true, .. }) => break true,
+                    Err(Error::PageLocked { deadlock: false, .. }) if !begins.is_finished() => {}
+                    Err(Error::PageLocked { .. }) => break false,
+                    other => panic!("{other:?}"),
+                }
+            };
+            if refused {
+                break begins;
+            }
+            // The checkpoint has not come so far yet.
+            drop(begins.join().unwrap().unwrap());
+            assert!(
+                !checkpoint.is_finished(),
+                "only the checkpoint's patience ended it"
+            );
+        };
+        assert!(old.try_lock(page(8)).unwrap(), "other pages are free");
+        drop(old);
+        assert_eq!(checkpoint.join().unwrap().unwrap().log, LogFate::Reset);
+        let txn = locked.join().unwrap().unwrap();
+        assert!(!is_free(&store, 7));
+        drop(txn);
+    });
+    assert!(is_free(&store, 7) && store.lock_registry().is_empty());
 }
 
 #[test]

@@ -205,10 +205,56 @@ pub(super) const BUGS: &[Bug] = &[
         "recovery does not sync what it wrote",
         [
             "crates/wal/src/recovery/apply.rs",
-            "    wal.sync(SyncMode::Full)?;\n    verify_prefix",
-            "    verify_prefix",
+            "    wal.sync(SyncMode::Full)?;\n    if let Some(lost)",
+            "    if let Some(lost)",
         ],
         ["walmend-wal", "crash_sweep", ""],
+    ),
+    bug(
+        "recovery reads the log again through the same stale cache",
+        [
+            "crates/wal/src/log/open.rs",
+            "            wal.drop_cache()?;\n",
+            "",
+        ],
+        ["walmend-wal", "recovery", "what_recovery_writes"],
+    ),
+    bug(
+        "a log that is cut leaves the sidecar that can bring it back",
+        [
+            "crates/wal/src/recovery/apply.rs",
+            "        set_sidecar_aside(vfs, files)?;\n",
+            "",
+        ],
+        ["walmend-repair", "heal", "was_cut_without"],
+    ),
+    bug(
+        "any log in the place of a lost one counts",
+        [
+            "crates/wal/src/recovery/evidence.rs",
+            "(false, Since::Unchanged, _) | (false, Since::Unknown, Instead::Nothing) => Whereabouts::Lost,",
+            "(false, Since::Unchanged | Since::Unknown, Instead::Nothing) => Whereabouts::Lost,\n        \
+             (false, Since::Unchanged, Instead::Stranger) => Whereabouts::ChangedSince,",
+        ],
+        ["walmend-wal", "lib", "recovery::evidence"],
+    ),
+    bug(
+        "a salvaged copy keeps an older version of a page",
+        [
+            "crates/wal/src/recovery/salvage.rs",
+            "pages.newest.insert(page, frame);",
+            "pages.newest.entry(page).or_insert(frame);",
+        ],
+        ["walmend", "salvage", "whatever_frame"],
+    ),
+    bug(
+        "a wait for a page never sees that a checkpoint is in the circle",
+        [
+            "crates/walmend/src/page_locks.rs",
+            "return asker.has_snapshot,",
+            "return asker.has_snapshot && *holder == asker.txn,",
+        ],
+        ["walmend", "page_locks", "circle_through"],
     ),
     bug(
         "a failed append makes only its first frame harmless",

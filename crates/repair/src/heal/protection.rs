@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use walmend_types::{Error, Result, Salts};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
-use walmend_wal::{FileSet, FrameProtection, aside_name};
+use walmend_wal::{FileSet, FrameProtection};
 
 /// Lets a log that is being opened know what its sidecar proves, and heals its frames while it is open.
 #[derive(Debug)]
@@ -37,21 +37,6 @@ impl FrameProtection for SidecarProtection {
     fn proven(&self, salts: Salts) -> u32 {
         let of_log = self.proven.filter(|(of, _)| *of == salts);
         of_log.map_or(0, |(_, last)| last)
-    }
-
-    fn set_aside(&self) -> Result<()> {
-        let path = wal_sidecar_path(&self.files.db);
-        if self.vfs.info(&path)?.is_none() {
-            return Ok(());
-        }
-        let aside = aside_name(&*self.vfs, &path)?;
-        self.vfs.rename(&path, &aside)?;
-        tracing::warn!(
-            target: "walmend::repair::heal",
-            kept = %aside.display(),
-            "the sidecar is kept aside: it speaks of frames that are about to be cut off"
-        );
-        Ok(())
     }
 
     fn rebuild(&self, log: &dyn VfsFile) -> Result<BTreeMap<u32, Vec<u8>>> {

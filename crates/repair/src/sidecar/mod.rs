@@ -15,11 +15,11 @@ pub use record::{MAX_PARITY, MAX_SOURCES};
 pub use writer::SidecarWriter;
 
 use std::path::{Path, PathBuf};
-use walmend_wal::with_suffix;
+use walmend_wal::{SIDECAR_SUFFIX, with_suffix};
 
 /// The sidecar of the log of the database at `db`: `<db>-wal-fec`.
 pub fn wal_sidecar_path(db: &Path) -> PathBuf {
-    with_suffix(db, "-wal-fec")
+    with_suffix(db, SIDECAR_SUFFIX)
 }
 
 /// How many parity shards a group of `sources` frames gets: an eighth, rounded up, and at least 2.

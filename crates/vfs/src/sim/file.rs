@@ -208,6 +208,14 @@ impl VfsFile for SimFile {
         })
     }
 
+    fn drop_cache(&self) -> Result<()> {
+        let mut disk = self.disk("drop the cache of")?;
+        let inode = disk.inode(self.number);
+        let len = inode.cache.len();
+        inode.drop_cache(0, len);
+        Ok(())
+    }
+
     fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool> {
         if kind == LockKind::Exclusive {
             checks::writable(&self.path, self.flags)?;

@@ -23,7 +23,8 @@
 //! 7. **Device reads.** [`read_from_device`](crate::VfsFile::read_from_device) answers what direct I/O does,
 //!    which writes the dirty pages of the range back before it reads: the durable content with all pending
 //!    changes in it. It makes nothing durable, since the device has a cache too. After a failed sync it shows
-//!    what the disk really holds, and `read_at` does not.
+//!    what the disk really holds, and `read_at` does not, before the cache is dropped
+//!    ([`drop_cache`](crate::VfsFile::drop_cache)): then reads show what a device read does.
 //! 8. **Crash** ([`SimVfs::crash`]): the durable content and a chosen part of the pending changes remain. Open
 //!    files and the old [`SimVfs`] answer errors from then on, locks are gone.
 //! 9. **Kill** ([`SimVfs::kill`]): the cache survives with everything pending in it. Open files and the old

@@ -69,6 +69,12 @@ impl UnixFile {
         Ok(())
     }
 
+    /// Drops the cached pages of the range. Only advice: clean pages go, dirty ones stay.
+    fn forget(&self, start: u64, end: u64) -> std::result::Result<(), Errno> {
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        posix_fadvise(&self.file, sys::signed(start), sys::signed(end - start), advice)
+    }
+
     fn flock(&self, start: u64, end: u64, kind: i32) -> libc::flock {
         libc::flock {
             l_type: kind as libc::c_short,
@@ -179,11 +185,8 @@ impl VfsFile for UnixFile {
             }),
             Err(Refused::Failed(errno, at)) => Err(self.error("read", Some(at), errno)),
             Err(Refused::Unsupported) => {
-                // Only advice: clean pages are dropped, dirty ones stay. The source says so either way.
-                let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-                if let Err(errno) =
-                    posix_fadvise(&self.file, sys::signed(offset), sys::signed(end - offset), advice)
-                {
+                // The source says so whether that works or not.
+                if let Err(errno) = self.forget(offset, end) {
                     tracing::debug!(target: "walmend::vfs::unix", %errno, "cached pages were not dropped");
                 }
                 Ok(DeviceRead {
@@ -192,6 +195,12 @@ impl VfsFile for UnixFile {
                 })
             }
         }
+    }
+
+    fn drop_cache(&self) -> Result<()> {
+        let end = self.len()?;
+        self.forget(0, end)
+            .map_err(|errno| self.error("drop the cache of", None, errno))
     }
 
     fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool> {
@@ -282,6 +291,49 @@ mod tests {
         let other = open(&path);
         assert!(other.try_lock(LockRange::SHARED, LockKind::Exclusive).unwrap());
         drop(duplicate);
+    }
+
+    /// A process with a descriptor of the same open file, as a forked child has one.
+    fn sharer(file: &UnixFile) -> std::process::Child {
+        std::process::Command::new("sleep")
+            .arg("1000")
+            .stdin(file.file.try_clone().unwrap())
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_living_process_that_shares_the_open_file_does_not_keep_the_locks_when_that_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let file = open(&path);
+        assert!(file.try_lock(LockRange::SHARED, LockKind::Exclusive).unwrap());
+        let mut child = sharer(&file);
+        let other = open(&path);
+        assert!(!other.try_lock(LockRange::SHARED, LockKind::Exclusive).unwrap());
+        drop(file);
+        assert!(child.try_wait().unwrap().is_none());
+        assert!(other.try_lock(LockRange::SHARED, LockKind::Exclusive).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// What OFD locks cannot do better: nobody unlocks for a process that is killed, and the open file lives on.
+    #[test]
+    fn a_killed_holder_s_locks_last_as_long_as_a_process_that_shares_its_open_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let file = open(&path);
+        assert!(file.try_lock(LockRange::SHARED, LockKind::Exclusive).unwrap());
+        let mut child = sharer(&file);
+        // Closed without unlocking, as the kernel does it.
+        *file.held.lock() = LockTable::default();
+        drop(file);
+        let other = open(&path);
+        assert!(!other.try_lock(LockRange::SHARED, LockKind::Exclusive).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(other.try_lock(LockRange::SHARED, LockKind::Exclusive).unwrap());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::digest::PageDigest;
 use crate::fence::RecoveryFence;
 use crate::format::{FRAME_HEADER_SIZE, frame_offset};
 use crate::index::FrameIndex;
-use crate::recovery::{Decision, Findings, Origin, RecoveryPlan, RecoveryReport, apply};
+use crate::recovery::{self, Decision, Findings, Origin, RecoveryPlan, RecoveryReport, apply};
 use crate::scan::Scan;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,23 +32,7 @@ impl Log {
             None => RecoveryFence::for_path(&vfs.canonical(&config.files.db)?),
         };
         let guard = fence.acquire(RecoveryFence::DEFAULT_BUDGET)?;
-        let synced = config.synced_every_commit;
-        let findings = Findings::gather(&*vfs, &config.files, &*config.db, config.page_size, synced, false)?;
-        let protection = config.protection.clone();
-        let salts = findings.scan.as_ref().and_then(Scan::salts);
-        let findings = match protection.as_ref().zip(salts) {
-            Some((protection, salts)) => findings.protected_upto(protection.proven(salts)),
-            None => findings,
-        };
-        let plan = RecoveryPlan::make(findings, config.on_damage)?;
-        plan.admit()?;
-        check_page_size(&config, &plan)?;
-        if let Some(protection) = &protection
-            && matches!(plan.decision, Decision::Salvaged | Decision::Truncated)
-        {
-            protection.set_aside()?;
-        }
-
+        let mut plan = plan(&*vfs, &config)?;
         let mut wal = vfs.open(&config.files.wal, OpenFlags::CREATE)?;
         let mut log_io = config.log_io.settle(&*vfs, &config.files.wal);
         // What direct writes need is opened now: were there no descriptor left later, appends would fail, and the
@@ -66,7 +50,24 @@ impl Log {
             // From the first write on, recovery's included: mixing the two ways can lose writes.
             wal = Arc::new(DirectFile::new(wal));
         }
-        let report = apply(&*vfs, &*wal, &plan)?;
+        let db = recovery::Place {
+            file: &*config.db,
+            page_size: config.page_size,
+            kind: config.kind,
+        };
+        let mut applied = apply(&*vfs, &*wal, db, &plan)?;
+        if let Some(lost) = &applied.lost {
+            // After a failed write a file system can show frames from its cache over blocks that were never written,
+            // and take syncs of them for done. Once they are dropped, reads show what is there.
+            tracing::warn!(target: "walmend::wal::recovery", %lost, "the cache is dropped, and the log read again");
+            wal.drop_cache()?;
+            plan = self::plan(&*vfs, &config)?;
+            applied = apply(&*vfs, &*wal, db, &plan)?;
+        }
+        if let Some(lost) = applied.lost {
+            return Err(lost);
+        }
+        let report = applied.report;
         let mut companion = Companion::open(&*vfs, &config.files.meta)?;
         let started = record(&config, &plan, &*wal, &mut companion)?;
         companion.write_owner(Owner {
@@ -140,7 +141,7 @@ impl Log {
             watermark_interval: config.watermark_interval,
             poison: config.poison,
             fence,
-            protection,
+            protection: config.protection,
             mending: Mutex::default(),
             // An earlier process may have seen a sync of it fail.
             length_in_doubt: AtomicBool::new(true),
@@ -163,6 +164,21 @@ impl Log {
             report,
         ))
     }
+}
+
+/// What to do about the log, if it may be done.
+fn plan(vfs: &dyn Vfs, config: &LogConfig) -> Result<RecoveryPlan> {
+    let synced = config.synced_every_commit;
+    let findings = Findings::gather(vfs, &config.files, &*config.db, config.page_size, synced, false)?;
+    let salts = findings.scan.as_ref().and_then(Scan::salts);
+    let findings = match config.protection.as_ref().zip(salts) {
+        Some((protection, salts)) => findings.protected_upto(protection.proven(salts)),
+        None => findings,
+    };
+    let plan = RecoveryPlan::make(findings, config.on_damage)?;
+    plan.admit()?;
+    check_page_size(config, &plan)?;
+    Ok(plan)
 }
 
 fn check_page_size(config: &LogConfig, plan: &RecoveryPlan) -> Result<()> {

@@ -34,7 +34,19 @@ pub struct ReadMark {
 impl Log {
     /// Begins a snapshot of everything published so far.
     pub fn begin_read(&self) -> ReadMark {
+        self.begin_read_or(|| {})
+    }
+
+    /// Like [`begin_read`](Self::begin_read), and calls `waits` once, if a checkpoint keeps new snapshots out and this
+    /// one has to wait until it is over.
+    pub fn begin_read_or(&self, waits: impl FnOnce()) -> ReadMark {
         let mut visible = self.shared.visible.lock();
+        if visible.gate {
+            // What the caller does with it takes locks of its own.
+            drop(visible);
+            waits();
+            visible = self.shared.visible.lock();
+        }
         while visible.gate {
             visible = self.shared.changed.wait(visible);
         }

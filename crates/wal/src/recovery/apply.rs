@@ -9,23 +9,42 @@
 
 use super::decide::Decision;
 use super::plan::{RecoveryPlan, RecoveryReport};
-use crate::files::with_suffix;
+use super::salvage::salvage;
+use crate::companion::PageKind;
+use crate::files::{FileSet, SIDECAR_SUFFIX, with_suffix};
 use crate::format::{FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, WalHeader, frame_offset};
 use crate::scan::Scan;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-use walmend_types::{Error, Result, SyncMode};
+use walmend_types::{Error, PageSize, Result, SyncMode};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 
 const CHUNK: u64 = 1 << 20;
 
+/// Where the pages go that the log has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) file: &'a dyn VfsFile,
+    pub(crate) page_size: PageSize,
+    pub(crate) kind: PageKind,
+}
+
+/// A plan that was applied.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) report: RecoveryReport,
+    /// The device holds something else than what was written and synced: nothing of it may be published.
+    pub(crate) lost: Option<Error>,
+}
+
 /// Brings the log to the state that the plan says. The companion is the caller's business, afterwards.
-pub(crate) fn apply(vfs: &dyn Vfs, wal: &dyn VfsFile, plan: &RecoveryPlan) -> Result<RecoveryReport> {
+pub(crate) fn apply(vfs: &dyn Vfs, wal: &dyn VfsFile, db: Place<'_>, plan: &RecoveryPlan) -> Result<Applied> {
     plan.admit()?;
+    let files = &plan.findings.files;
     let mut report = plan.report();
     tracing::info!(
         target: "walmend::wal::recovery",
-        log = %plan.findings.files.wal.display(),
+        log = %files.wal.display(),
         verdict = ?plan.verdict,
         decision = plan.decision.as_str(),
         committed_frames = report.committed_frames,
@@ -34,20 +53,32 @@ pub(crate) fn apply(vfs: &dyn Vfs, wal: &dyn VfsFile, plan: &RecoveryPlan) -> Re
         "recovery plan"
     );
     if plan.decision == Decision::Salvaged {
-        report.kept_aside = keep_aside(vfs, wal, &plan.findings.files.wal)?;
+        report.kept_aside = keep_aside(vfs, wal, &files.wal)?;
+        let scan = plan.findings.scan.as_ref();
+        if let Some(scan) = scan.filter(|scan| scan.page_size == db.page_size) {
+            report.salvaged = salvage(vfs, files, wal, &db, scan)?;
+        }
     }
-    if matches!(plan.decision, Decision::Salvaged | Decision::Truncated) && !plan.keep_log {
-        drop_stale_header(wal)?;
+    if matches!(plan.decision, Decision::Salvaged | Decision::Truncated) {
+        set_sidecar_aside(vfs, files)?;
+        if !plan.keep_log {
+            drop_stale_header(wal)?;
+        }
     }
-    if let Some(scan) = plan.findings.scan.as_ref().filter(|_| plan.keep_log) {
-        let proven = if plan.findings.other_history {
-            0
-        } else {
-            plan.findings.durable_frame
-        };
-        settle(wal, scan, proven, plan.findings.crash_reach())?;
-    }
-    Ok(report)
+    let kept = plan.findings.scan.as_ref().filter(|_| plan.keep_log);
+    let lost = match kept {
+        Some(scan) => {
+            let proven = if plan.findings.other_history {
+                0
+            } else {
+                plan.findings.durable_frame
+            };
+            let lost = settle(wal, scan, proven, plan.findings.crash_reach())?;
+            lost.map(|frame| lost_write(wal, frame, scan))
+        }
+        None => None,
+    };
+    Ok(Applied { report, lost })
 }
 
 /// A log was given up under a header that does not count. If it is one that was sound once, the next opening could
@@ -82,27 +113,50 @@ pub fn keep_aside(vfs: &dyn Vfs, wal: &dyn VfsFile, path: &Path) -> Result<Optio
     Ok(Some(aside))
 }
 
+/// Takes the log's sidecar out of the way, durably, by its name: whether or not this build can read it, one that is
+/// built with repair must not bring back what is about to be cut off.
+fn set_sidecar_aside(vfs: &dyn Vfs, files: &FileSet) -> Result<()> {
+    let path = with_suffix(&files.db, SIDECAR_SUFFIX);
+    if vfs.info(&path)?.is_none() {
+        return Ok(());
+    }
+    let aside = aside_name(vfs, &path)?;
+    vfs.rename(&path, &aside)?;
+    tracing::warn!(
+        target: "walmend::wal::recovery",
+        kept = %aside.display(),
+        "the sidecar is kept aside: it speaks of frames that are about to be cut off"
+    );
+    Ok(())
+}
+
 /// A name beside `path` that nothing has yet: `<path>-damaged-<seconds since 1970>-<n>`.
 ///
 /// # Errors
 /// [`Error::Invalid`] if there are too many of them, I/O errors.
 pub fn aside_name(vfs: &dyn Vfs, path: &Path) -> Result<PathBuf> {
+    free_name(vfs, path, "damaged")
+}
+
+/// As [`aside_name`], with another word.
+pub(super) fn free_name(vfs: &dyn Vfs, path: &Path, word: &str) -> Result<PathBuf> {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     for attempt in 0..100 {
-        let aside = with_suffix(path, &format!("-damaged-{seconds}-{attempt}"));
+        let aside = with_suffix(path, &format!("-{word}-{seconds}-{attempt}"));
         if vfs.info(&aside)?.is_none() {
             return Ok(aside);
         }
     }
     Err(Error::Invalid(format!(
-        "too many damaged files are kept beside {}",
+        "too many {word} files are kept beside {}",
         path.display()
     )))
 }
 
-fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32, reach: u32) -> Result<()> {
+/// Answers the first frame (0 for the header) that the device does not hold as it was written.
+fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32, reach: u32) -> Result<Option<u32>> {
     let end = frame_offset(scan.committed_frames + 1, scan.page_size);
     // Where nothing is proven, neither is the header.
     let start = if proven == 0 {
@@ -130,15 +184,17 @@ fn settle(wal: &dyn VfsFile, scan: &Scan, proven: u32, reach: u32) -> Result<()>
         wal.write_at(&[0; FRAME_HEADER_SIZE][..len], tail_start)?;
     }
     wal.sync(SyncMode::Full)?;
-    verify_prefix(wal, scan, proven, end)?;
+    if let Some(lost) = verify_prefix(wal, scan, proven, end)? {
+        return Ok(Some(lost));
+    }
     let mut header = [0; FRAME_HEADER_SIZE];
     for frame in zeroed {
         let read = wal.read_from_device(&mut header, frame_offset(frame, scan.page_size))?;
         if read.bytes < header.len() || header != [0; FRAME_HEADER_SIZE] {
-            return Err(lost_write(wal, frame, scan));
+            return Ok(Some(frame));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The slots behind the cut that hold a frame of this generation, in the cache or on the device. `reach` is
@@ -180,16 +236,17 @@ fn leftovers(wal: &dyn VfsFile, scan: &Scan, reach: u32) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Reads back what was rewritten, from the device, and checks it against the scan.
-fn verify_prefix(wal: &dyn VfsFile, scan: &Scan, proven: u32, end: u64) -> Result<()> {
+/// Reads back what was rewritten, from the device, and checks it against the scan; answers the first frame that
+/// differs.
+fn verify_prefix(wal: &dyn VfsFile, scan: &Scan, proven: u32, end: u64) -> Result<Option<u32>> {
     let Some(header) = scan.header.ok() else {
-        return Ok(());
+        return Ok(None);
     };
     if proven == 0 {
         let mut bytes = [0; HEADER_SIZE];
         let read = wal.read_from_device(&mut bytes, 0)?;
         if read.bytes < bytes.len() || bytes != header.encode() {
-            return Err(lost_write(wal, 0, scan));
+            return Ok(Some(0));
         }
     }
     let mut chain = match proven {
@@ -213,18 +270,18 @@ fn verify_prefix(wal: &dyn VfsFile, scan: &Scan, proven: u32, end: u64) -> Resul
                 .extend(header.byte_order, &bytes[..8])
                 .extend(header.byte_order, &bytes[FRAME_HEADER_SIZE..]);
             if read.bytes < len || bytes[..FRAME_HEADER_SIZE] != stored.encode() || chain != stored.checksum {
-                return Err(lost_write(wal, frame, scan));
+                return Ok(Some(frame));
             }
         }
         offset += len as u64;
     }
-    Ok(())
+    Ok(None)
 }
 
 fn lost_write(wal: &dyn VfsFile, frame: u32, scan: &Scan) -> Error {
     let offset = frame_offset(frame, scan.page_size);
     let lost = std::io::Error::other(format!(
-        "frame {frame} was written and synced, but the device holds something else"
+        "frame {frame} was written and synced, but the device holds something else: see to the device"
     ));
     Error::io("verify", wal.path(), Some(offset), lost)
 }

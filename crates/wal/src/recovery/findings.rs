@@ -2,7 +2,7 @@
 
 use super::decide::{Behind, Facts, HeaderFact, Origin};
 use super::evidence::whereabouts;
-use crate::companion::{CompanionState, FileStamp, Generation};
+use crate::companion::{CompanionState, Generation};
 use crate::files::FileSet;
 use crate::scan::{Fault, HeaderState, Scan, ScanHints};
 use walmend_types::{Error, PageSize, Result, Salts};
@@ -104,11 +104,7 @@ impl Findings {
             Some(meta) if stale_header => known(meta),
             Some(meta) => match origin(meta, scan.as_ref()) {
                 Some(origin) => origin,
-                None => {
-                    let mark = meta.watermark.clone().unwrap_or_default();
-                    let changed = changed_since(vfs, files, meta)?;
-                    Origin::Replaced(whereabouts(&mark, db, page_size, scan.as_ref(), changed)?)
-                }
+                None => Origin::Replaced(whereabouts(vfs, files, db, page_size, meta, scan.as_ref())?),
             },
             None => Origin::NoRecord,
         };
@@ -261,19 +257,6 @@ impl Findings {
             synced_every_commit: self.synced_every_commit,
         }
     }
-}
-
-/// Whether the database file was written to since its store gave it up, or, if it never did, since the companion
-/// was last written to.
-fn changed_since(vfs: &dyn Vfs, files: &FileSet, meta: &CompanionState) -> Result<bool> {
-    let Some(now) = vfs.info(&files.db)? else {
-        return Ok(false);
-    };
-    if let Some(given_up) = meta.owner.as_ref().and_then(|owner| owner.database) {
-        return Ok(FileStamp::of(&now) != Some(given_up));
-    }
-    let companion = vfs.info(&files.meta)?.and_then(|info| info.modified);
-    Ok(matches!((now.modified, companion), (Some(db), Some(companion)) if db > companion))
 }
 
 /// Whether the header of the log is of the generation before the one that has acknowledged commits. A new header is

@@ -9,10 +9,12 @@ mod decide;
 mod evidence;
 mod findings;
 mod plan;
+mod salvage;
 
-pub(crate) use apply::apply;
+pub(crate) use apply::{Place, apply};
 pub use apply::{aside_name, keep_aside};
 pub use decide::{Behind, Decision, Facts, HeaderFact, OnDamage, Origin, Stake, Verdict, decide};
 pub use evidence::Whereabouts;
 pub use findings::{Damage, Findings};
 pub use plan::{RecoveryPlan, RecoveryReport};
+pub use salvage::SalvagedCopy;

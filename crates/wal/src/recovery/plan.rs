@@ -3,6 +3,7 @@
 use super::decide::{Decision, OnDamage, Origin, Stake, Verdict, decide};
 use super::evidence::Whereabouts;
 use super::findings::Findings;
+use super::salvage::SalvagedCopy;
 use crate::format::frame_offset;
 use crate::scan::HeaderState;
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub struct RecoveryReport {
     pub replaced: Option<Whereabouts>,
     /// The copy of the damaged log, if one was made.
     pub kept_aside: Option<PathBuf>,
+    /// The copy of the database with what can be read behind the damage, if one was made.
+    pub salvaged: Option<SalvagedCopy>,
 }
 
 impl RecoveryPlan {
@@ -112,6 +115,7 @@ impl RecoveryPlan {
             lost_commits: self.findings.lost_commits,
             replaced,
             kept_aside: None,
+            salvaged: None,
         }
     }
 
@@ -137,13 +141,25 @@ impl RecoveryPlan {
                 .as_ref()
                 .and_then(|meta| meta.watermark.clone())
                 .unwrap_or_default();
+            let before = findings.meta.as_ref().and_then(|meta| meta.generation);
+            let before = before
+                .filter(|generation| generation.salts == mark.salts)
+                .map_or(mark.commit_seq, |generation| generation.base_seq);
+            let instead = match findings.scan.as_ref().map_or(0, |scan| scan.commits) {
+                0 => String::new(),
+                commits => format!(
+                    "; the log in its place, with {commits} commits, does not follow from it, and the database was \
+                     not written to since"
+                ),
+            };
             return Err(Error::WalCorrupt {
                 path,
                 frame: 0,
                 offset: 0,
-                lost_commits: 0,
+                lost_commits: mark.commit_seq.saturating_sub(before),
                 detail: format!(
-                    "the log with commits up to number {} ({} frames) is gone, and the database does not hold them",
+                    "the log with commits up to number {} ({} frames) is gone, and the database does not hold \
+                     them{instead}",
                     mark.commit_seq, mark.frame
                 ),
             });

@@ -238,6 +238,10 @@ impl VfsFile for DoubleFile {
         self.inner.read_from_device(buf, offset)
     }
 
+    fn drop_cache(&self) -> Result<()> {
+        self.inner.drop_cache()
+    }
+
     fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool> {
         self.inner.try_lock(range, kind)
     }
