@@ -205,9 +205,8 @@ impl Round<'_> {
         if let Some(disk) = &mut self.disk {
             // What is on the disk is what counts, and the next worker shall have something to fill.
             disk.free();
-            // Without any room below, not even mounting works.
-            let failed = ended.killed_at.is_none() && !ended.done;
-            disk.grow(if failed { 24 } else { 4 })?;
+            // Without any room below, neither mounting nor reading what was never written works.
+            disk.grow(32)?;
             disk.remount()?;
         }
         Ok(ended)
