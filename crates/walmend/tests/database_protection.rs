@@ -218,3 +218,30 @@ fn opening_finishes_an_interrupted_healing_before_it_protects_anew() {
         }
     }
 }
+
+#[test]
+fn a_file_from_the_future_of_this_clock_is_protected_all_the_same() {
+    // So it looks after the clock was set back, and where a server keeps the time of its files.
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("a.db");
+    let open = |protect| {
+        let options = Options::new().repair(false).protect_database(protect);
+        Store::open(&db, options).unwrap().0
+    };
+    let store = open(false);
+    let mut txn = store.begin().unwrap();
+    txn.write(PageNumber::new(2).unwrap(), vec![7; 4096]).unwrap();
+    txn.commit().into_result().unwrap();
+    store.checkpoint(CheckpointMode::Truncate).unwrap();
+    store.close().unwrap();
+    // There is no log that could tell instead.
+    std::fs::remove_file(db.with_extension("db-wal")).unwrap();
+    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let file = std::fs::File::options().write(true).open(&db).unwrap();
+    file.set_modified(ahead).unwrap();
+    for _ in 0..2 {
+        let store = open(true);
+        assert!(store.stats().protection.unwrap().in_step);
+        store.close().unwrap();
+    }
+}

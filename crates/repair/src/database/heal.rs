@@ -170,11 +170,12 @@ fn stamp(
         ..state
     };
     if known {
-        pause(unsettled(&Now::look(vfs, files, db)?.stamp));
+        let before = Now::look(vfs, files, db)?.stamp;
+        pause(unsettled(&before));
         let now = Now::look(vfs, files, db)?;
         next.stamp = now.stamp;
         next.log = now.mark();
-        next.settled = unsettled(&now.stamp).is_zero();
+        next.settled = now.stamp == before || unsettled(&now.stamp).is_zero();
     }
     sidecar.write_state(next)?;
     sidecar.sync()

@@ -129,7 +129,7 @@ impl DatabaseProtection {
         let next = State {
             stamp,
             log: mark_of_header(&*self.vfs, &self.files)?,
-            settled: unsettled(&stamp).is_zero(),
+            settled: wait || unsettled(&stamp).is_zero(),
             ..state
         };
         kept.sidecar.write_state(next)

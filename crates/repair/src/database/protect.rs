@@ -187,7 +187,8 @@ impl Run<'_> {
             pages: self.pages,
             complete,
             windows_done,
-            settled: unsettled(&self.now.stamp).is_zero(),
+            // Complete only after the wait: whatever this machine's clock says, that of the files has gone on.
+            settled: complete || unsettled(&self.now.stamp).is_zero(),
             stamp: self.now.stamp,
             log: self.now.mark(),
             // A run that has seen everything leaves none.
