@@ -157,7 +157,11 @@ fn tell(report: &Report, protected: bool, out: &Output) -> String {
     let healed = report.frames_healed.len() + report.pages_healed.len();
     let left = report.unhealable_frames.len() + report.unhealable_pages.len();
     let headline = match (healed, left) {
+        (0, 0) if !report.undecided_pages.is_empty() => {
+            out.bad("Nothing was healed: it is undecided what is damaged.")
+        }
         (0, 0) => out.good("There was nothing to heal."),
+        (_, 0) if !report.undecided_pages.is_empty() => out.bad("Healed, but for what is undecided."),
         (_, 0) => out.good("Healed: all of it is again what it was."),
         (0, _) => out.bad("Nothing could be healed."),
         _ => out.bad("Healed in part."),

@@ -84,10 +84,19 @@ impl Shared {
             return;
         };
         let (bar, template) = match self.total {
-            0 => (ProgressBar::new_spinner(), "{spinner} {msg} {elapsed}"),
-            total => (ProgressBar::new(total), "{msg} [{bar:32}] {pos}/{len} {elapsed}"),
+            0 => (ProgressBar::new_spinner(), "{spinner} {msg} {elapsed}".to_owned()),
+            total => {
+                let terminal = terminal_size::terminal_size_of(std::io::stderr());
+                let columns = terminal.map_or(80, |(width, _)| usize::from(width.0));
+                // The label, and room for the numbers behind the bar: a line that wraps is drawn again and again.
+                let cells = columns.saturating_sub(self.label.len() + 24).clamp(4, 32);
+                (
+                    ProgressBar::new(total),
+                    format!("{{msg}} [{{bar:{cells}}}] {{pos}}/{{len}} {{elapsed}}"),
+                )
+            }
         };
-        if let Ok(style) = ProgressStyle::with_template(template) {
+        if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
         bar.set_message(self.label);

@@ -8,15 +8,7 @@ use rusqlite::Connection;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-
-/// SplitMix64 (Steele, Lea, Flood, 2014).
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+use walmend_vfs::Random;
 
 /// A database whose log holds `commits` transactions of about two frames, as a crash left it. All of them but the
 /// first made one row.
@@ -61,10 +53,10 @@ fn side_by_side(trials: u64) -> u64 {
     on("protect", &path, &[]).ends_with(0);
     let whole = fs::read(wal_of(&path)).unwrap();
     let all = u64::from(COMMITS) - 1;
-    let mut state = 40;
+    let mut random = Random(40);
     let mut lost = Vec::new();
     for trial in 0..trials {
-        let bit = random(&mut state) % (whole.len() as u64 * 8);
+        let bit = random.below(whole.len() as u64 * 8);
         let copy_of = |name: &str| {
             let to = folder.path().join(format!("{name}{trial}.db"));
             copy_all(&path, &to);

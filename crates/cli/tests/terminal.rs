@@ -170,11 +170,21 @@ fn long_work_shows_a_bar_and_takes_it_away_and_ctrl_c_ends_it() {
         "{shown:?}"
     );
 
-    let mut terminal = Terminal::start(80, &[], &args);
-    terminal.until("scrubbing the database [");
+    let mut terminal = Terminal::start(50, &[], &args);
+    let mut narrow = terminal.until("scrubbing the database [");
     terminal.keys.write_all(b"\x03").unwrap();
     let (shown, code) = terminal.end();
     assert_eq!(code, Some(2), "{shown}");
+    narrow.push_str(&shown);
+    let bars = narrow
+        .split(['\r', '\n'])
+        .filter(|line| line.contains("scrubbing"));
+    assert!(
+        bars.clone().count() > 0
+            && bars
+                .clone()
+                .all(|line| plain(line).trim_end().chars().count() <= 50)
+    );
     assert!(
         shown.contains("interrupted: what was done so far is durable"),
         "{shown}"

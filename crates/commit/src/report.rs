@@ -19,6 +19,7 @@ pub enum Phase {
 
 /// A request that committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Committed {
     /// Its reservation number.
     pub number: u64,
@@ -32,6 +33,7 @@ pub struct Committed {
 
 /// A request that lost against another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Conflicted {
     /// Its reservation number.
     pub number: u64,
@@ -43,6 +45,7 @@ pub struct Conflicted {
 
 /// A request that failed.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Failed {
     /// Its reservation number.
     pub number: u64,

@@ -6,8 +6,7 @@
 //!   corpora on any compiler.
 
 pub mod naive;
-mod random;
 pub mod sweep;
 pub mod targets;
 
-pub use random::Random;
+pub use walmend_vfs::Random;

@@ -123,7 +123,7 @@ fn with_torn_tail(files: &mut Files, random: &mut Random) {
         0 => wal.truncate(files.copied + random.below(loose + 1) as usize),
         1 => wal.truncate(wal.len() - random.below(loose.min(9000) + 1) as usize),
         2 => wal.extend(vec![0; random.below(9000) as usize]),
-        3 => wal.extend((0..random.below(9000)).map(|_| random.bits() as u8)),
+        3 => wal.extend((0..random.below(9000)).map(|_| random.next() as u8)),
         _ => {}
     }
 }
@@ -186,7 +186,7 @@ fn assert_same(ours: &[Vec<u8>], theirs: &[Vec<u8>], what: &str) {
 fn walmend_and_sqlite_arrive_at_the_same_content() {
     let mut kinds = [0u64; 4];
     for seed in 0..count(60) {
-        let mut random = Random::new(seed);
+        let mut random = Random(seed);
         let mut files = by_sqlite(&mut random);
         with_torn_tail(&mut files, &mut random);
         if random.one_in(2) {
@@ -226,7 +226,7 @@ fn walmend_and_sqlite_arrive_at_the_same_content() {
 fn damage_inside_a_log_never_drops_a_commit_in_silence() {
     let (mut refused, mut intact, mut reported, mut lost_by_sqlite) = (0, 0, 0, 0u64);
     for seed in 0..count(60) {
-        let mut random = Random::new(seed ^ 0xdead);
+        let mut random = Random(seed ^ 0xdead);
         let mut files = by_sqlite(&mut random);
         if random.one_in(2) {
             naive::to_big_endian(&mut files.wal);

@@ -224,6 +224,7 @@ impl From<Conflict> for Error {
 
 /// What a writer is told about its commit.
 #[derive(Debug, Clone)]
+#[must_use = "only the outcome tells whether it was committed"]
 pub enum CommitOutcome {
     /// Durable and published.
     Committed {

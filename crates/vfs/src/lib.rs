@@ -25,6 +25,7 @@ mod direct;
 mod locks;
 mod memory;
 mod names;
+mod random;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod unix;
@@ -35,6 +36,7 @@ pub use api::{
 };
 pub use direct::DirectFile;
 pub use memory::MemoryVfs;
+pub use random::Random;
 pub use unix::UnixVfs;
 pub use walmend_types::{Error, ErrorKind, Result, SyncMode};
 

@@ -1,7 +1,7 @@
 //! Files in memory, for tests: nothing survives the process, and nothing is ever lost before.
 
 use crate::locks::{Held, LockTable};
-use crate::names::{Random, normal};
+use crate::names::{SharedRandom, normal};
 use crate::{
     DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, ReadSource, Vfs, VfsFile, checks,
 };
@@ -28,7 +28,7 @@ struct Disk {
     names: Mutex<BTreeMap<PathBuf, Arc<Inode>>>,
     /// Numbers for files and for lock owners; none is used twice.
     next_number: AtomicU64,
-    random: Random,
+    random: SharedRandom,
 }
 
 struct Inode {
@@ -48,7 +48,7 @@ impl MemoryVfs {
         Self(Arc::new(Disk {
             names: Mutex::new(BTreeMap::new()),
             next_number: AtomicU64::new(1),
-            random: Random::new(seed),
+            random: SharedRandom::new(seed),
         }))
     }
 

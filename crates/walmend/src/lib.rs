@@ -93,6 +93,11 @@ const _: () = {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// The snippet of the page on settings is compiled.
+#[cfg(all(doctest, feature = "repair"))]
+#[doc = include_str!("../../../docs/settings.md")]
+struct Settings;
+
 /// The snippets of the page on migration are compiled and run as well.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/migration.md")]

@@ -58,7 +58,7 @@ fn heal(vfs: &SimVfs) -> Vec<u32> {
 /// A database of 40 pages with its sidecar, closed.
 fn protected() -> SimVfs {
     let vfs = SimVfs::new(1);
-    let mut random = Random::new(1);
+    let mut random = Random(1);
     let store = open(&vfs, false).unwrap();
     for _ in 0..30 {
         commit(&store, &mut random, 40).unwrap();
@@ -73,7 +73,7 @@ fn protected() -> SimVfs {
 fn checkpoints_keep_the_sidecar_in_step_with_a_database_that_changes_and_grows() {
     let vfs = protected();
     assert_eq!(check(&vfs).standing, Standing::Current);
-    let mut random = Random::new(2);
+    let mut random = Random(2);
     for round in 0..12 {
         let store = open(&vfs, false).unwrap();
         for mode in [
@@ -108,7 +108,7 @@ fn checkpoints_keep_the_sidecar_in_step_with_a_database_that_changes_and_grows()
 #[test]
 fn a_page_that_rotted_before_a_checkpoint_is_not_taken_into_the_new_parity() {
     let vfs = protected();
-    let mut random = Random::new(3);
+    let mut random = Random(3);
     let store = open(&vfs, false).unwrap();
     // Page 40 rots; page 1 is written, and in a window of one page per stripe so is its whole stripe. Growing by one
     // page of every stripe makes each of them anew.
@@ -133,7 +133,7 @@ fn a_page_that_rotted_before_a_checkpoint_is_not_taken_into_the_new_parity() {
 fn wherever_a_checkpoint_is_interrupted_the_parity_matches_or_is_known_not_to() {
     let disk = protected();
     let work = |vfs: &SimVfs| -> walmend::Result<()> {
-        let mut random = Random::new(4);
+        let mut random = Random(4);
         let store = open(vfs, false)?;
         for mode in [
             CheckpointMode::Passive,
@@ -170,7 +170,7 @@ fn wherever_a_checkpoint_is_interrupted_the_parity_matches_or_is_known_not_to() 
             assert!(heal(&vfs).is_empty(), "{op} {keep:?}");
             assert!(vfs.dump(Path::new(DB)).unwrap() == content);
             // The next store completes or discards, and is in step.
-            let mut random = Random::new(op);
+            let mut random = Random(op);
             let store = open(&vfs, true).unwrap();
             commit(&store, &mut random, 50).unwrap();
             store.checkpoint(CheckpointMode::Truncate).unwrap();

@@ -20,7 +20,7 @@ const WRITERS: usize = 4;
 fn the_tree_holds_what_a_map_would_hold() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.kv");
-    let mut random = Random::new(7);
+    let mut random = Random(7);
     let mut model = BTreeMap::new();
     let mut kv = Kv::open(&path).unwrap();
     for step in 0..3000 {

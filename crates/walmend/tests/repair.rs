@@ -35,7 +35,7 @@ fn commit(store: &Store, first: u32, count: u32) {
 }
 
 fn image(number: u32) -> Vec<u8> {
-    Random::new(number.into()).bytes(4096)
+    Random(number.into()).bytes(4096)
 }
 
 fn repair(store: &Store) -> RepairStats {

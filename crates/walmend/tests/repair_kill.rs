@@ -153,7 +153,7 @@ impl VfsFile for KillFile {
 }
 
 fn image(number: u64) -> Vec<u8> {
-    Random::new(number).bytes(4096)
+    Random(number).bytes(4096)
 }
 
 /// Commits and repairs in two generations of the log, and once more behind a group that is there; tells of each commit.

@@ -29,7 +29,7 @@ fn states(folder: &Path, page_size: usize) -> Vec<State> {
             "PRAGMA page_size={page_size}; PRAGMA journal_mode=DELETE;"
         ))
         .unwrap();
-    let mut random = common::Random::new(page_size as u64);
+    let mut random = common::Random(page_size as u64);
     let mut fill = |ids: std::ops::Range<i64>| {
         connection.execute_batch("BEGIN").unwrap();
         for id in ids {
@@ -201,7 +201,7 @@ fn sqlite_sees_every_commit_whole_wherever_the_log_ends() {
     store.close().unwrap();
     let log = fs::read(wal_of(&db)).unwrap();
     let cut = copy(&db, &folder.path().join("cut"), &[]);
-    let mut random = common::Random::new(7);
+    let mut random = common::Random(7);
     for (place, state) in states.iter().enumerate() {
         let next = ends.get(place + 1).copied().unwrap_or(log.len() as u64);
         let within = ends[place] + random.below(next - ends[place]);

@@ -408,7 +408,7 @@ fn a_panic_in_the_log_answers_every_writer_and_the_store_goes_on() {
         &"went on",
     );
     // So that the log has a generation, and the next write to its companion is a watermark.
-    writers[0].commit(&store).unwrap();
+    assert!(writers[0].commit(&store).unwrap().is_committed());
     // A panic behind the append cannot be undone: writing ends, reading does not.
     vfs.arm(Fault::PanicAfterWrite { suffix: "-wal-meta" });
     let outcome = writers[0].commit(&store).unwrap();
@@ -430,7 +430,7 @@ fn opening_fails_cleanly_at_any_call_and_gives_the_database_up() {
     let store = open(&vfs, PATH).unwrap();
     assert!(work(&store, &mut writers, 3));
     for writer in &mut writers {
-        writer.commit(&store).unwrap();
+        assert!(writer.commit(&store).unwrap().is_committed());
     }
     let left = vfs.fork().kill();
     type Arm = fn(&SimVfs, Nth);

@@ -50,7 +50,7 @@ impl History {
             connection,
             db,
             size,
-            random: Random::new(seed),
+            random: Random(seed),
             salts: Vec::new(),
             commits: Vec::new(),
             story: Vec::new(),

@@ -1,7 +1,6 @@
 //! A log from one opening to the next, and what it said.
 
 use super::program::{Batch, Program, Setup, Step};
-use crate::random::Random;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use walmend_types::{
     BatchEntry, CommitRequest, CommitSeq, Error, PageImage, PageNumber, Result, SyncMode, TxnId,
     WalBatchSync, WalBatchWriter, WriteSet,
 };
+use walmend_vfs::Random;
 use walmend_vfs::sim::{Cells, CrashKeep, History, Nth, SimVfs};
 use walmend_vfs::{OpenFlags, Vfs};
 use walmend_wal::{
@@ -53,11 +53,11 @@ pub(super) fn fresh(setup: Setup, seed: u64) -> SimVfs {
 
 /// The content of a page, by the transaction that wrote it.
 fn image(txn: u64, page: u32, size: usize) -> Vec<u8> {
-    let mut random = Random::new(txn.wrapping_mul(0x1_0001) ^ u64::from(page));
+    let mut random = Random(txn.wrapping_mul(0x1_0001) ^ u64::from(page));
     let mut bytes = Vec::with_capacity(size);
     bytes.extend_from_slice(&txn.to_be_bytes());
     while bytes.len() < size {
-        bytes.extend_from_slice(&(random.bits() | 1).to_be_bytes());
+        bytes.extend_from_slice(&(random.next() | 1).to_be_bytes());
     }
     bytes
 }
@@ -388,7 +388,7 @@ fn rot(disk: &SimVfs, seed: u64) -> Result<()> {
     if groups.is_empty() {
         return Ok(());
     }
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     let group = *random.pick(&groups);
     let frames = group.header.first_frame..=group.header.last_frame();
     let frames: Vec<u32> = frames.collect();

@@ -1,8 +1,8 @@
 //! What is done to a log, step by step.
 
-use crate::random::Random;
 use std::time::Duration;
 use walmend_types::PageSize;
+use walmend_vfs::Random;
 use walmend_vfs::sim::SectorSize;
 use walmend_wal::CheckpointMode;
 
@@ -168,7 +168,7 @@ fn step(random: &mut Random) -> Step {
             batch: batch(random),
         },
         15 => Step::FailSync {
-            seed: random.bits(),
+            seed: random.next(),
             batch: batch(random),
         },
         16..=18 => Step::Checkpoint(*random.pick(&[Passive, Full, Restart, Truncate])),
@@ -180,8 +180,8 @@ fn step(random: &mut Random) -> Step {
         25 => Step::Idle,
         26 => Step::Close,
         27 => Step::Kill,
-        28 => Step::PowerLoss { seed: random.bits() },
-        _ => Step::Rot { seed: random.bits() },
+        28 => Step::PowerLoss { seed: random.next() },
+        _ => Step::Rot { seed: random.next() },
     }
 }
 

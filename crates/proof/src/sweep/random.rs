@@ -4,7 +4,7 @@ use super::Tally;
 use super::exhaustive::survive;
 use super::life::{Life, Stop, fresh};
 use super::program::Program;
-use crate::random::Random;
+use walmend_vfs::Random;
 use walmend_vfs::sim::{CrashKeep, SimVfs};
 
 /// How the machine or the process ends.
@@ -22,8 +22,8 @@ impl End {
             0 => return Self::Kill,
             1 => CrashKeep::None,
             2 => CrashKeep::All,
-            3..=4 => CrashKeep::Torn(random.bits()),
-            _ => CrashKeep::Random(random.bits()),
+            3..=4 => CrashKeep::Torn(random.next()),
+            _ => CrashKeep::Random(random.next()),
         })
     }
 
@@ -56,11 +56,11 @@ fn crashes(random: &mut Random, ops: u64) -> Vec<(u64, End)> {
 
 /// The case of a seed, and of a number among the crashes of its program.
 pub fn case(seed: u64, number: u64) -> Case {
-    let program = Program::draw(&mut Random::new(seed));
+    let program = Program::draw(&mut Random(seed));
     let whole = fresh(program.setup, seed);
     // What goes wrong without a crash shows when the case is replayed.
     drop(Life::run(&program, &whole, None));
-    let mut random = Random::new(seed ^ number.wrapping_mul(0x9e37_79b9));
+    let mut random = Random(seed ^ number.wrapping_mul(0x9e37_79b9));
     let crashes = crashes(&mut random, whole.ops());
     Case { program, crashes }
 }
@@ -114,17 +114,17 @@ pub fn replay(case: &Case) -> Result<Tally, String> {
 /// The seed and number of the first case that fails, and how.
 pub fn random(seed: u64, crashes: u64, cases: u64) -> Result<Tally, (u64, u64, String)> {
     let mut tally = Tally::default();
-    let mut seeds = Random::new(seed);
+    let mut seeds = Random(seed);
     while tally.crashes < crashes {
-        let seed = seeds.bits();
-        let program = Program::draw(&mut Random::new(seed));
+        let seed = seeds.next();
+        let program = Program::draw(&mut Random(seed));
         let whole = fresh(program.setup, seed);
         if let (_, Err(stop)) = Life::run(&program, &whole, None) {
             return Err((seed, 0, format!("without a crash: {stop:?}")));
         }
         tally.programs += 1;
         for number in 0..cases {
-            let mut random = Random::new(seed ^ number.wrapping_mul(0x9e37_79b9));
+            let mut random = Random(seed ^ number.wrapping_mul(0x9e37_79b9));
             let case = Case {
                 program: program.clone(),
                 crashes: self::crashes(&mut random, whole.ops()),

@@ -15,6 +15,7 @@ use walmend_wal::FileSet;
 
 /// What a sidecar says of its database, compared with what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DatabaseCheck {
     /// The sidecar.
     pub path: PathBuf,
@@ -40,6 +41,7 @@ pub struct DatabaseCheck {
 
 /// What a database was when it was protected: for one whose first page is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProtectedDatabase {
     /// Bytes of a page.
     pub page_size: PageSize,

@@ -23,6 +23,7 @@ const SECTOR: usize = 512;
 
 /// What healing a database did.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DatabaseHealReport {
     /// Pages that are again what they were when they were protected, ascending.
     pub pages_healed: Vec<u32>,

@@ -17,6 +17,7 @@ const WINDOWS_PER_SYNC: u32 = 8;
 
 /// What protecting a database did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DatabaseProtectReport {
     /// Pages of the database file.
     pub pages: u32,

@@ -40,6 +40,7 @@ pub fn heal_log(vfs: &dyn Vfs, files: &FileSet, codec: &dyn Codec) -> Result<Hea
 
 /// What healing did, and what there is to know of a sidecar afterwards.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Healed {
     /// What was done.
     pub report: HealReport,

@@ -2,6 +2,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each test binary compiles this module and uses a part of it"
 )]
 
@@ -17,24 +18,7 @@ use walmend_wal::{ByteOrder, Checksum, FileSet, FrameHeader, WalHeader, frame_of
 pub(crate) const WAL: &str = "/a.db-wal";
 pub(crate) const FEC: &str = "/a.db-wal-fec";
 
-/// A small generator of numbers: the same seed gives the same ones.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        // SplitMix64 (Steele, Lea, Flood, 2014).
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
+pub(crate) use walmend_vfs::Random;
 
 pub(crate) fn header(page_size: u32) -> WalHeader {
     WalHeader {

@@ -1,6 +1,6 @@
 //! What a test can ask for, and what it can ask about.
 
-use crate::names::Random;
+use crate::names::SharedRandom;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl CrashKeep {
 }
 
 fn draw(seed: u64, count: usize, keep: impl Fn(u64) -> Fate) -> Vec<Fate> {
-    let random = Random::new(seed);
+    let random = SharedRandom::new(seed);
     // With one fixed chance, "nearly all" and "hardly any" would never come up.
     let chance = 1 + random.next() % 7;
     let one = |_| {
@@ -104,6 +104,7 @@ impl Nth {
     }
 
     /// Counts only calls on files whose path ends in `suffix`, such as `"-wal"`.
+    #[must_use]
     pub fn of(self, suffix: impl Into<String>) -> Self {
         Self {
             suffix: Some(suffix.into()),
@@ -121,6 +122,7 @@ impl Nth {
 
 /// One operation on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SimOp {
     /// What was done.
     pub kind: SimOpKind,
@@ -239,6 +241,7 @@ pub enum Call {
 
 /// A fault that struck.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Injected {
     /// How many operations there had been, this one included if it is one.
     pub op: u64,
@@ -329,7 +332,7 @@ impl Hold {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     armed: Vec<(Nth, Effect)>,
-    by_chance: Option<(RandomFaults, Random)>,
+    by_chance: Option<(RandomFaults, SharedRandom)>,
     pub(super) power_goes_at: Option<u64>,
     /// How many bytes all files together may have.
     pub(super) capacity: Option<u64>,
@@ -347,7 +350,7 @@ impl Faults {
     }
 
     pub(super) fn by_chance(&mut self, faults: RandomFaults) {
-        let random = Random::new(faults.seed);
+        let random = SharedRandom::new(faults.seed);
         self.by_chance = Some((faults, random));
     }
 

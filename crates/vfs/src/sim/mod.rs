@@ -93,7 +93,7 @@ pub use fault::{
 };
 pub use history::{Cells, History, Violation};
 
-use crate::names::{Random, normal};
+use crate::names::{SharedRandom, normal};
 use crate::{DirectWrites, FileInfo, OpenFlags, Vfs, VfsFile, checks};
 use disk::Disk;
 use file::SimFile;
@@ -118,7 +118,7 @@ pub struct SimVfs {
 
 struct Shared {
     disk: Mutex<Disk>,
-    random: Random,
+    random: SharedRandom,
 }
 
 impl SimVfs {
@@ -132,7 +132,7 @@ impl SimVfs {
         Self {
             shared: Arc::new(Shared {
                 disk: Mutex::new(Disk::new(sectors)),
-                random: Random::new(seed),
+                random: SharedRandom::new(seed),
             }),
             epoch: 0,
         }

@@ -5,7 +5,7 @@ mod file;
 mod probe;
 mod sys;
 
-use crate::names::Random;
+use crate::names::SharedRandom;
 use crate::{DirectWrites, FileInfo, OpenFlags, Vfs, VfsFile, checks};
 use file::UnixFile;
 use nix::errno::Errno;
@@ -134,12 +134,12 @@ impl Vfs for UnixVfs {
         getrandom::u64().unwrap_or_else(|error| {
             tracing::warn!(target: "walmend::vfs::unix", %error, "no random numbers from the system");
             // Salts have to differ, not to be secret. The clock and the process number see to that.
-            static CLOCK: OnceLock<Random> = OnceLock::new();
+            static CLOCK: OnceLock<SharedRandom> = OnceLock::new();
             CLOCK
                 .get_or_init(|| {
                     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                     let nanos = since.map_or(0, |since| since.as_nanos() as u64);
-                    Random::new(nanos ^ (u64::from(std::process::id()) << 40))
+                    SharedRandom::new(nanos ^ (u64::from(std::process::id()) << 40))
                 })
                 .next()
         })

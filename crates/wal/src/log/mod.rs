@@ -172,6 +172,7 @@ pub struct LogStatus {
 
 /// The snapshot that has been holding up the log for longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OldestReader {
     /// The last commit that it sees.
     pub commit_seq: CommitSeq,

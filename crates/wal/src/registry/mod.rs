@@ -32,6 +32,7 @@ use walmend_types::{Error, PageNumber, Result};
 
 /// One lock, as it is registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct RegisteredLock {
     /// Names the registration: from 1, never used twice by one registry.
     pub sequence: u64,

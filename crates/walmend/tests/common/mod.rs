@@ -5,6 +5,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each test file is a program of its own and uses a part of this"
 )]
 
@@ -24,31 +25,7 @@ pub(crate) fn page(number: u32) -> PageNumber {
     PageNumber::new(number).unwrap()
 }
 
-/// Random numbers that are the same in every run (SplitMix64, Steele et al. 2014).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next().to_le_bytes()[3]).collect()
-    }
-}
+pub(crate) use walmend_vfs::Random;
 
 /// Copies a database with the files beside it that `suffixes` name, as far as they exist, and gives the path
 /// of the copy.
