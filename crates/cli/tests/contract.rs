@@ -198,6 +198,10 @@ fn every_field_is_documented_and_every_documented_field_is_there() {
     for command in ["verify", "inspect", "heal", "scrub", "recover", "protect"] {
         note(command, &run(command, &path).ends_with(1));
     }
+    note(
+        "recover",
+        &on("recover", &path, &["--on-damage", "salvage"]).ends_with(0),
+    );
     // Parity of frames that SQLite dropped, and wrote over under the same salts.
     let path = another_history(&folder);
     for command in ["heal", "scrub", "verify"] {
