@@ -38,7 +38,7 @@ pub(crate) fn live(path: &Path, seed: u64) {
         let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
         heard.store(true, Ordering::Relaxed);
     });
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     while !stop.load(Ordering::Relaxed) {
         let begun = clock::now();
         let answer = match attempt(path, random.below(4)) {

@@ -157,9 +157,9 @@ fn content(cell: u32, txn: u64, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 8);
     bytes.extend_from_slice(&MARK);
     bytes.extend_from_slice(&txn.to_be_bytes());
-    let mut random = Random::new(txn.wrapping_mul(0x9e37_79b9).wrapping_add(u64::from(cell)) ^ 0x746f_7274);
+    let mut random = Random(txn.wrapping_mul(0x9e37_79b9).wrapping_add(u64::from(cell)) ^ 0x746f_7274);
     while bytes.len() < len {
-        bytes.extend_from_slice(&random.bits().to_be_bytes());
+        bytes.extend_from_slice(&random.next().to_be_bytes());
     }
     bytes.truncate(len);
     bytes

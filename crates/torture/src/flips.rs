@@ -152,7 +152,7 @@ impl Strike {
                 }
                 let page = pages.swap_remove(random.below(pages.len() as u64) as usize);
                 let page = PageNumber::new(page).map_err(|error| error.to_string())?;
-                let within = random.below(known.page_size.get().into());
+                let within = random.below(u64::from(known.page_size.get()));
                 hit.insert(page, (page.offset(known.page_size) + within, random.below(8)));
             }
         }
@@ -185,7 +185,7 @@ impl Strike {
                 let (at, count) = (random.below(len), 1 + random.below(20_000));
                 self.done
                     .push(format!("{} noise at {at} for {count}", path.display()));
-                let noise: Vec<u8> = (0..count.min(len - at)).map(|_| random.bits() as u8).collect();
+                let noise: Vec<u8> = (0..count.min(len - at)).map(|_| random.next() as u8).collect();
                 keeping_time(path, |file| file.write_all_at(&noise, at))
             }
             4 if path.extension().is_none_or(|name| name != "db") => {

@@ -148,7 +148,7 @@ fn parent(args: &[String]) -> Result<(), String> {
     };
     let time = Duration::from_secs(60 * number("--minutes")?.unwrap_or(5));
     let started = Instant::now();
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     println!("seed {seed}, files in {}", run.folder.display());
     'all: for count in 0.. {
         if rounds.is_some_and(|rounds| count == rounds) {
@@ -156,7 +156,7 @@ fn parent(args: &[String]) -> Result<(), String> {
         }
         for mode in &modes {
             // Seeds stay below 2^48, so that any reader of JSON can carry them.
-            run.round(*mode, random.bits() >> 16);
+            run.round(*mode, random.next() >> 16);
             let over = rounds.is_none() && started.elapsed() >= time;
             if over || run.failures.len() > MOST_FAILURES {
                 break 'all;

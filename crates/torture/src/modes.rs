@@ -157,7 +157,7 @@ impl Mode {
         let stores: Vec<StoreTask> = stores.collect();
         let few = self == Self::Many;
         Task {
-            seed: random.bits(),
+            seed: random.next(),
             stores,
             writers: if few { 1 } else { 1 + random.below(6) as u32 },
             async_writers: if few { 2 } else { 1 + random.below(6) as u32 },

@@ -54,7 +54,7 @@ pub(crate) fn run(plan: Plan, folder: &Path, tally: &mut Tally) -> Result<(), St
     if plan.mode == Mode::Drill {
         return drill(plan, folder, tally);
     }
-    let mut random = Random::new(plan.seed);
+    let mut random = Random(plan.seed);
     let disk = match plan.mode {
         Mode::Full => {
             // More file system than room, so that syncs fail; or room for all of it, so that it runs full.
@@ -124,7 +124,7 @@ impl Round<'_> {
         let contender = match self.plan.mode {
             Mode::Sqlite => {
                 // It must not be the one who finds an empty database.
-                let seed = self.random.bits();
+                let seed = self.random.next();
                 Some(Contender::start(&self.task.stores[0].path, seed)?)
             }
             _ => None,
@@ -175,7 +175,7 @@ impl Round<'_> {
     }
 
     fn life(&mut self, lives: &mut Lives<'_>, end: End) -> Result<Ended, String> {
-        self.task.seed = self.random.bits();
+        self.task.seed = self.random.next();
         let next = self.hearing.models.iter().map(|model| model.next_txn);
         for (store, next) in self.task.stores.iter_mut().zip(next) {
             store.next_txn = next;
@@ -185,7 +185,7 @@ impl Round<'_> {
             self.plan.mode,
             self.folder,
             self.disk.as_ref(),
-            self.random.bits(),
+            self.random.next(),
         );
         let hearing = &mut self.hearing;
         let ended = lives.live(&self.task, end, &mut |line| hearing.hear(line), &mut || {
@@ -388,7 +388,7 @@ impl<'a> Pusher<'a> {
             mode,
             folder,
             disk,
-            random: Random::new(seed),
+            random: Random(seed),
             full: false,
             pushes: 0,
         };
@@ -424,7 +424,7 @@ impl<'a> Pusher<'a> {
 
 /// `walmend drill`, with a plan of its own.
 fn drill(plan: Plan, folder: &Path, tally: &mut Tally) -> Result<(), String> {
-    let mut random = Random::new(plan.seed);
+    let mut random = Random(plan.seed);
     let (writers, kills) = (
         1 + random.below(16),
         if plan.short { 3 } else { 2 + random.below(11) },

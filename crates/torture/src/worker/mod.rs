@@ -299,8 +299,8 @@ impl Bench {
     fn work(&self, places: &[Place<'_>]) {
         thread::scope(|scope| {
             for place in places {
-                let mut random = Random::new(self.task.seed ^ (place.number as u64) << 40);
-                let mut seed = || random.bits();
+                let mut random = Random(self.task.seed ^ (place.number as u64) << 40);
+                let mut seed = || random.next();
                 for number in 0..self.task.writers {
                     let seed = seed();
                     scope.spawn(move || writers::sync(place, number, seed));

@@ -36,7 +36,7 @@ pub(super) fn read(place: &Place<'_>, number: u32, seed: u64) {
     let steps = place
         .bench
         .part(format!("reader {number} of store {}", place.number));
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     while !place.bench.stopped() {
         steps.fetch_add(1, Ordering::Relaxed);
         let Ok(snapshot) = place.store.snapshot() else {
@@ -118,7 +118,7 @@ pub(super) fn checkpoint(place: &Place<'_>, seed: u64) {
         CheckpointMode::Truncate,
     ];
     let steps = place.bench.part(format!("checkpoints of store {}", place.number));
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     while !place.bench.stopped() {
         steps.fetch_add(1, Ordering::Relaxed);
         place.bench.rest(Duration::from_millis(random.below(300)));
@@ -168,7 +168,7 @@ fn protection(place: &Place<'_>) {
 /// Backups, each of which is read in full.
 pub(super) fn back_up(place: &Place<'_>, seed: u64) {
     let steps = place.bench.part(format!("backups of store {}", place.number));
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     while !place.bench.stopped() {
         steps.fetch_add(1, Ordering::Relaxed);
         place.bench.rest(Duration::from_millis(200 + random.below(800)));

@@ -19,7 +19,7 @@ pub(super) fn run(bench: &Bench, squeeze: Squeeze) {
     let Ok((usual, most)) = getrlimit(resource) else {
         return;
     };
-    let mut random = Random::new(bench.task.seed ^ 0x7371_7565);
+    let mut random = Random(bench.task.seed ^ 0x7371_7565);
     loop {
         // The first one early: opening shall meet it too.
         thread::sleep(Duration::from_millis(random.below(400)));

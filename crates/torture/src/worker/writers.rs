@@ -19,7 +19,7 @@ pub(super) fn sync(place: &Place<'_>, number: u32, seed: u64) {
     let steps = place
         .bench
         .part(format!("writer {number} of store {}", place.number));
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     while !place.bench.stopped() {
         steps.fetch_add(1, Ordering::Relaxed);
         let cells = some_cells(place, &mut random);
@@ -46,7 +46,7 @@ pub(super) fn sync(place: &Place<'_>, number: u32, seed: u64) {
 pub(super) fn serializable(place: &Place<'_>, number: u32, seed: u64) {
     let name = format!("serializable writer {number} of store {}", place.number);
     let steps = place.bench.part(name);
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     while !place.bench.stopped() {
         steps.fetch_add(1, Ordering::Relaxed);
         let txn = match place.store.begin_serializable() {
@@ -109,7 +109,7 @@ pub(super) fn tasks(place: &Place<'_>, count: u32, seed: u64) {
         let steps = place
             .bench
             .part(format!("task {number} of store {}", place.number));
-        let mut random = Random::new(seed ^ u64::from(number) << 32);
+        let mut random = Random(seed ^ u64::from(number) << 32);
         async move {
             while !place.bench.stopped() {
                 steps.fetch_add(1, Ordering::Relaxed);
