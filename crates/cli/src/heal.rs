@@ -39,6 +39,8 @@ struct How {
     writer_synced_every_commit: bool,
     trust_sidecar: bool,
     rate: Option<u64>,
+    /// What rots is the disk, and not what is cached.
+    from_device: bool,
     threads: usize,
 }
 
@@ -48,6 +50,7 @@ pub(crate) fn run(args: &Heal, out: &Output) -> Result<Status> {
         writer_synced_every_commit: args.evidence.writer_synced_every_commit,
         trust_sidecar: args.trust_sidecar,
         rate: None,
+        from_device: false,
         threads: database::thread_count(),
     };
     heal(&args.target, how, "healing the database", out)
@@ -57,6 +60,7 @@ pub(crate) fn run(args: &Heal, out: &Output) -> Result<Status> {
 pub(crate) fn scrub(args: &Scrub, out: &Output) -> Result<Status> {
     let how = How {
         rate: args.rate.map(|megabytes| megabytes.saturating_mul(1_000_000)),
+        from_device: true,
         threads: 1,
         ..How::default()
     };
@@ -73,7 +77,11 @@ fn heal(target: &Target, how: How, label: &'static str, out: &Output) -> Result<
     drop(progress);
     let progress = database::steps(label, vfs, &files.db)?;
     let done = |read| progress.set(read / 1_000_000);
-    let work = Work::new(&cx).threads(how.threads).rate(how.rate).progress(&done);
+    let work = Work::new(&cx)
+        .threads(how.threads)
+        .rate(how.rate)
+        .from_device(how.from_device)
+        .progress(&done);
     let pages =
         heal_database(vfs, files, &ReedSolomon, how.trust_sidecar, &work).map_err(interrupt::explain)?;
     drop(progress);

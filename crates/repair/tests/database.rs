@@ -6,11 +6,12 @@ mod database_rig;
 
 use database_rig::{Random, Rig, rot};
 use std::fs;
-
-use walmend_repair::{Standing, Work};
+use std::path::Path;
+use walmend_repair::{DatabaseCheck, ReedSolomon, Standing, Work, protect_database};
 use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_types::{Cx, PageSize, Salts};
-use walmend_wal::{ByteOrder, FrameHeader, WalHeader};
+use walmend_vfs::sim::{Nth, SimVfs};
+use walmend_wal::{ByteOrder, FileSet, FrameHeader, WalHeader};
 
 const MIB: usize = 1 << 20;
 
@@ -88,8 +89,14 @@ fn a_mebibyte_of_zeros_and_a_lost_tail_are_healed_across_windows() {
     rig.damage(|bytes| bytes[9 * MIB + 1234..10 * MIB + 1234].fill(0));
     assert_eq!(rig.heal().pages_healed.len(), 257);
     assert!(rig.read() == whole);
-    // Shorter than it was, the file has another stamp: somebody may have cut it on purpose.
+    // Shorter than it was, with the time of its last write: nobody cut it.
     rig.damage(|bytes| bytes.truncate(bytes.len() - 777_777));
+    assert_eq!(rig.heal().pages_healed.len(), 190);
+    assert!(rig.read() == whole);
+    // With another time somebody may have cut it on purpose.
+    let file = fs::File::options().write(true).open(rig.db()).unwrap();
+    file.set_len(whole.len() as u64 - 777_777).unwrap();
+    drop(file);
     assert_eq!(rig.check().standing, Standing::Stale);
     assert!(rig.heal().pages_healed.is_empty());
     assert_eq!(rig.heal_with(true).pages_healed.len(), 190);
@@ -287,4 +294,72 @@ fn a_rate_holds_the_walk_back() {
         .unwrap();
     // Four mebibytes at sixteen a second: a lower bound, which no machine can be too slow for.
     assert!(started.elapsed().as_millis() >= 240);
+}
+
+/// Healing stops between two pages that are windows apart; the file has another time then, and there is no log to tell.
+#[test]
+fn a_healing_that_stops_between_windows_is_finished_without_being_told_to_trust() {
+    let rig = Rig::new(4096, 8192 * 2 + 100, 15);
+    let whole = rig.read();
+    rig.protect();
+    let pages = [3, 9, 8192 + 5, 8192 * 2 + 50];
+    let damage = |bytes: &mut Vec<u8>| {
+        for page in pages {
+            bytes[rig.page(page).start + 9] ^= 1;
+        }
+    };
+    for healed_first in 1..pages.len() {
+        let cx = Cx::new();
+        let calls = AtomicU64::new(0);
+        let all = whole.len() as u64;
+        // Everything is read once; then each stripe is announced before it is healed.
+        let stop = |read: u64| {
+            if read >= all && calls.fetch_add(1, Ordering::Relaxed) > healed_first as u64 {
+                cx.cancel();
+            }
+        };
+        rig.damage(damage);
+        assert!(rig.try_heal(&Work::new(&cx).progress(&stop)).is_err());
+        let differing = rig.read().iter().zip(&whole).filter(|(a, b)| a != b).count();
+        assert_eq!(differing, pages.len() - healed_first);
+        let healed = rig.heal();
+        assert_eq!(
+            (healed.pages_healed.len(), healed.undecided.len()),
+            (pages.len() - healed_first, 0)
+        );
+        assert!(rig.read() == whole);
+        assert_eq!(rig.check().standing, Standing::Current);
+    }
+}
+
+#[test]
+fn pages_that_the_device_does_not_give_back_are_healed_and_never_protected_as_they_are() {
+    let path = Path::new("/a.db");
+    let whole = Random(16).bytes(300 * 512);
+    let (files, cx) = (FileSet::of(path), Cx::new());
+    let page_size = PageSize::new(512).unwrap();
+    let protect = |vfs: &SimVfs| protect_database(vfs, &files, page_size, &ReedSolomon, &Work::new(&cx));
+    // The first read is for the header; the piece fails, and then a page of it.
+    let failing = |call| {
+        let vfs = SimVfs::new(1);
+        vfs.put(path, &whole);
+        vfs.fail_read_at(Nth::call(2).of("a.db"));
+        vfs.fail_read_at(Nth::call(call).of("a.db"));
+        vfs
+    };
+    assert!(protect(&failing(3)).is_err() && protect(&failing(40)).is_err());
+    // A piece that can be read page by page is no obstacle.
+    let vfs = failing(1000);
+    protect(&vfs).unwrap();
+    vfs.disarm();
+    for call in [3, 40] {
+        vfs.fail_read_at(Nth::call(2).of("a.db"));
+        vfs.fail_read_at(Nth::call(call).of("a.db"));
+        let found = DatabaseCheck::make(&vfs, &files, &Work::new(&cx))
+            .unwrap()
+            .unwrap();
+        vfs.disarm();
+        assert_eq!((found.damaged.len(), found.unhealable.len()), (1, 0), "{call}");
+    }
+    assert!(vfs.dump(path).unwrap() == whole);
 }

@@ -154,14 +154,17 @@ fn scrub(vfs: &SimVfs) -> Result<(DatabaseProtection, Vec<u32>)> {
     let db = shared.open(Path::new(DB), OpenFlags::WRITE)?;
     let protection = DatabaseProtection::open(shared, &files(), db, Arc::new(ReedSolomon))?.unwrap();
     let mut all = Vec::new();
-    for window in 0.. {
-        match protection.scrub(window)? {
-            Scrubbed::Window { healed, .. } => all.extend(healed),
-            Scrubbed::End => break,
+    let mut done = 0;
+    loop {
+        match protection.scrub(done)? {
+            Scrubbed::Piece { next, healed, .. } => {
+                done = next;
+                all.extend(healed);
+            }
+            Scrubbed::End => return Ok((protection, all)),
             other => panic!("{other:?}"),
         }
     }
-    Ok((protection, all))
 }
 
 #[test]

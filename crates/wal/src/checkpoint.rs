@@ -139,8 +139,11 @@ pub trait PageProtection: fmt::Debug + Send + Sync {
     /// These pages are going to be written. Whatever must be durable before that is so when this returns.
     fn prepare(&self, checkpoint: &CheckpointPages<'_>);
 
-    /// The pages that were prepared are written, synced and verified. Not called if anything of that failed.
+    /// The pages that were prepared are written, synced and verified.
     fn written(&self);
+
+    /// Some of the pages that were prepared may be written, and something went wrong. They are still in the log.
+    fn abandoned(&self);
 
     /// The log has begun anew, or was emptied.
     fn log_reset(&self);
@@ -285,16 +288,17 @@ fn copy(
         .into_iter()
         .filter(|(page, _)| limit != last || page.get() <= db_pages)
         .collect();
-    if let Some(protection) = protection {
-        protection.prepare(&CheckpointPages {
+    let protected = Protected::prepare(
+        protection,
+        &CheckpointPages {
             pages: &pages,
             db_pages: (limit == last).then_some(db_pages),
             read: &|(page, frame), bytes| {
                 let frame = read_verified(shared, &header, &index, frame, page, bytes);
                 frame.map(drop)
             },
-        });
-    }
+        },
+    );
     for (page, frame) in pages {
         read_verified(shared, &header, &index, frame, page, &mut page_bytes)?;
         target.write_page(page, &page_bytes)?;
@@ -322,11 +326,36 @@ fn copy(
         report.verified_from = ReadSource::Cache;
     }
     report.frames = limit;
-    if let Some(protection) = protection {
-        protection.written();
-    }
+    protected.written();
     shared.visible.lock().backfilled = limit;
     Ok(limit < last)
+}
+
+/// A protection that has prepared for a checkpoint, and hears what became of it, whatever that is.
+struct Protected<'a>(Option<&'a dyn PageProtection>);
+
+impl<'a> Protected<'a> {
+    fn prepare(protection: Option<&'a dyn PageProtection>, checkpoint: &CheckpointPages<'_>) -> Self {
+        let protected = Self(protection);
+        if let Some(protection) = protection {
+            protection.prepare(checkpoint);
+        }
+        protected
+    }
+
+    fn written(mut self) {
+        if let Some(protection) = self.0.take() {
+            protection.written();
+        }
+    }
+}
+
+impl Drop for Protected<'_> {
+    fn drop(&mut self) {
+        if let Some(protection) = self.0 {
+            protection.abandoned();
+        }
+    }
 }
 
 /// Waits until everything appended is published, which is one sync away. The caller holds the tail, so nothing

@@ -130,11 +130,13 @@ impl Series<'_> {
             in_step,
             damaged_pages,
             lost_pages,
+            healed_pages,
             scrub,
         } = stats;
         self.flag("walmend_protection_in_step", *in_step);
         self.now("walmend_protection_damaged_pages", damaged_pages.len() as f64);
         self.now("walmend_protection_lost_pages", lost_pages.len() as f64);
+        self.total("walmend_protection_healed_pages_total", *healed_pages);
         let Some(ScrubStats {
             passes,
             pass_bytes,

@@ -202,8 +202,9 @@ impl Options {
     }
 
     /// Whether the database file is protected as well: opening makes `<db>-fec`, or brings it up to date, which reads
-    /// all of the database where it is missing or stale, and checkpoints keep it in step. Default: no; a sidecar that is
-    /// there and up to date is kept so either way.
+    /// all of the database where it is missing or stale, and checkpoints keep it in step. Every page that is read from the
+    /// database file is compared with its digest then, and a damaged one is healed. Default: no; a sidecar that is there
+    /// and up to date is kept and used so either way.
     #[cfg(feature = "repair")]
     #[must_use]
     pub fn protect_database(mut self, protect: bool) -> Self {
@@ -211,10 +212,9 @@ impl Options {
         self
     }
 
-    /// Scrubs the database file in the background, if it is protected: reads it window by window (32 MiB), at this many
-    /// bytes per second on average (at least 1), compares it with its sidecar, and heals what is damaged. `every` is the
-    /// time from the end of a pass to the beginning of the next. Checkpoints wait for a window that is being compared,
-    /// commits do not. [`Stats::protection`](crate::Stats::protection) has the progress,
+    /// Scrubs the database file in the background, if it is protected: reads it from the device in pieces of 256 KiB, at
+    /// this many bytes per second on average (at least 1), compares it with its sidecar, and heals what is damaged. `every`
+    /// is the time from the end of a pass to the beginning of the next. Neither commits nor checkpoints wait for it. [`Stats::protection`](crate::Stats::protection) has the progress,
     /// [`Store::pause_scrub`](crate::Store::pause_scrub) holds it up. Default: no scrubbing.
     #[cfg(feature = "repair")]
     #[must_use]

@@ -5,7 +5,7 @@ use crate::scrub::Scrubber;
 use crate::stats::ProtectionStats;
 use std::sync::Arc;
 use walmend_repair::{DatabaseProtection, ReedSolomon, Work, protect_database};
-use walmend_types::{Cx, PageSize, Result};
+use walmend_types::{Cx, PageNumber, PageSize, Result};
 use walmend_vfs::VfsFile;
 use walmend_wal::{FileSet, PageProtection};
 
@@ -73,6 +73,18 @@ impl Protection {
             .map(|protection| protection as &dyn PageProtection)
     }
 
+    /// Compares a page of the database file, as a live snapshot read it, with its digest, and heals it. Answers whether it is known what
+    /// the page must be.
+    ///
+    /// # Errors
+    /// [`Error::DatabaseCorrupt`](walmend_types::Error::DatabaseCorrupt) if it is damaged and cannot be rebuilt; I/O errors.
+    pub(crate) fn check_read(&self, page: PageNumber, bytes: &mut [u8]) -> Result<bool> {
+        match &self.kept {
+            Some(kept) => kept.check_read(page, bytes),
+            None => Ok(false),
+        }
+    }
+
     /// Holds scrubbing up, or lets it go on.
     pub(crate) fn pause_scrub(&self, paused: bool) {
         if let Some(scrubber) = &self.scrubber {
@@ -85,6 +97,7 @@ impl Protection {
             in_step: protection.in_step(),
             damaged_pages: protection.damaged(),
             lost_pages: protection.lost(),
+            healed_pages: protection.healed(),
             scrub: self.scrubber.as_ref().map(Scrubber::stats),
         })
     }

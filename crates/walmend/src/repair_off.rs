@@ -4,7 +4,7 @@ use crate::options::Options;
 use crate::stats::{ProtectionStats, RepairStats};
 use std::path::PathBuf;
 use std::sync::Arc;
-use walmend_types::{PageSize, Result};
+use walmend_types::{PageNumber, PageSize, Result};
 use walmend_vfs::{Vfs, VfsFile};
 use walmend_wal::{Decision, FileSet, FrameProtection, Log, LogWriter, PageProtection};
 
@@ -71,6 +71,10 @@ impl Protection {
 
     pub(crate) fn watches(&self) -> Option<&dyn PageProtection> {
         None
+    }
+
+    pub(crate) fn check_read(&self, _page: PageNumber, _bytes: &mut [u8]) -> Result<bool> {
+        Ok(false)
     }
 
     pub(crate) fn stats(&self) -> Option<ProtectionStats> {

@@ -40,7 +40,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     stats: ScrubStats,
-    /// A window is being compared.
+    /// A piece is being compared.
     at_work: bool,
     stopped: bool,
 }
@@ -63,7 +63,7 @@ impl Scrubber {
         })
     }
 
-    /// Holds it up, and returns when the window that it was at is done; or lets it go on.
+    /// Holds it up, and returns when the piece that it was at is done; or lets it go on.
     pub(crate) fn pause(&self, paused: bool) {
         let mut state = self.shared.state.lock();
         state.stats.paused = paused;
@@ -77,7 +77,7 @@ impl Scrubber {
         self.shared.state.lock().stats.clone()
     }
 
-    /// Ends it, after the window that it is at.
+    /// Ends it, after the piece that it is at.
     pub(crate) fn stop(&self) {
         self.shared.state.lock().stopped = true;
         self.shared.changed.notify_all();
@@ -96,18 +96,19 @@ impl Drop for Scrubber {
 
 impl Shared {
     fn run(&self, protection: &DatabaseProtection, pace: Pace) {
-        let mut window = 0;
+        // So many pages of the pass are done.
+        let mut done = 0;
         let mut pause = Duration::ZERO;
         while self.rest(pause) {
             let begun = Instant::now();
-            let scrubbed = protection.scrub(window);
+            let scrubbed = protection.scrub(done);
             let mut state = self.state.lock();
             state.at_work = false;
             self.changed.notify_all();
             let stats = &mut state.stats;
             pause = match scrubbed {
-                Ok(Scrubbed::Window { bytes, healed }) => {
-                    window += 1;
+                Ok(Scrubbed::Piece { next, bytes, healed }) => {
+                    done = next;
                     stats.pass_bytes += bytes;
                     stats.bytes += bytes;
                     stats.healed_pages += healed.len() as u64;
@@ -115,7 +116,7 @@ impl Shared {
                     due.saturating_sub(begun.elapsed())
                 }
                 Ok(Scrubbed::End) => {
-                    window = 0;
+                    done = 0;
                     stats.passes += 1;
                     stats.pass_bytes = 0;
                     pace.every
@@ -123,10 +124,10 @@ impl Shared {
                 Ok(Scrubbed::Busy) => BUSY,
                 Ok(Scrubbed::OutOfStep) => FAILED,
                 Err(error) => {
-                    tracing::error!(target: "walmend::store", %error, window, "scrubbing the database failed");
+                    tracing::error!(target: "walmend::store", %error, done, "scrubbing the database failed");
                     stats.last_failure = Some(error.to_string());
-                    // The next window may be readable.
-                    window += 1;
+                    // What follows may be readable.
+                    done = done.saturating_add(1);
                     FAILED
                 }
             };

@@ -4,7 +4,7 @@ use crate::identify::MARKER_MAGIC;
 use crate::options::Pages;
 use crate::store::Inner;
 use std::sync::Arc;
-use walmend_types::{CommitSeq, PageNumber, PageSize, Result};
+use walmend_types::{CommitSeq, Error, PageNumber, PageSize, Result};
 use walmend_wal::{PageSource, ReadMark};
 
 /// The database as it was at one moment, for as long as the snapshot lives. It keeps the log from being
@@ -16,11 +16,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads a page. A page within the database that was never written reads as zeros.
+    /// Reads a page. A page within the database that was never written reads as zeros. What comes from the log is verified, and
+    /// what comes from the database file as well where that is protected; what is damaged is healed.
     ///
     /// # Errors
     /// [`Error::OutOfRange`](walmend_types::Error::OutOfRange) past the end of the database, [`Error::WalCorrupt`](walmend_types::Error::WalCorrupt)
-    /// if the page's frame does not verify, [`Error::Closed`](walmend_types::Error::Closed), I/O errors.
+    /// or [`Error::DatabaseCorrupt`](walmend_types::Error::DatabaseCorrupt) if the page is damaged and cannot be rebuilt,
+    /// [`Error::Closed`](walmend_types::Error::Closed), I/O errors.
     pub fn read(&self, page: PageNumber) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.store.page_size.as_usize()];
         self.read_into(page, &mut bytes)?;
@@ -47,7 +49,23 @@ impl Snapshot {
     pub(crate) fn read_as_stored(&self, page: PageNumber, buf: &mut [u8]) -> Result<PageSource> {
         // Once closed, the files are no longer ours: another program may be writing to them.
         let _at_work = self.store.usage.enter()?;
-        self.mark.read(page, buf)
+        match self.mark.read(page, buf) {
+            Ok(PageSource::Database) => {
+                self.store.protection.check_read(page, buf)?;
+                Ok(PageSource::Database)
+            }
+            // What the device does not give back can be rebuilt.
+            Err(error @ Error::Io { .. }) if self.mark.source(page) == PageSource::Database => {
+                buf.fill(0);
+                let rebuilt = self.store.protection.check_read(page, buf)?;
+                if rebuilt {
+                    Ok(PageSource::Database)
+                } else {
+                    Err(error)
+                }
+            }
+            read => read,
+        }
     }
 
     /// The last commit that it sees.

@@ -59,10 +59,12 @@ pub struct Stats {
 pub struct ProtectionStats {
     /// Checkpoints keep it in step with the database. Otherwise it is stale until the database is protected anew.
     pub in_step: bool,
-    /// Pages that were found damaged and not healed yet, ascending: they can be.
+    /// Pages that were found damaged and are not healed yet, because a checkpoint is writing, ascending: they can be.
     pub damaged_pages: Vec<u32>,
-    /// Pages that were found damaged, and cannot be rebuilt, ascending.
+    /// Pages that were found damaged, and cannot be rebuilt, ascending. Reading them fails.
     pub lost_pages: Vec<u32>,
+    /// Pages that were found damaged, by reading, by a checkpoint or by scrubbing, and are again what they were.
+    pub healed_pages: u64,
     /// How scrubbing stands; `None` if it was not asked for.
     pub scrub: Option<ScrubStats>,
 }

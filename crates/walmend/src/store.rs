@@ -68,7 +68,7 @@ pub(crate) struct Inner {
     path: PathBuf,
     db: Opened,
     repair: Repair,
-    protection: Arc<Protection>,
+    pub(crate) protection: Arc<Protection>,
     pub(crate) checkpoints: Arc<Checkpoints>,
     /// Runs the automatic checkpoints.
     checkpointer: Mutex<Option<JoinHandle<()>>>,

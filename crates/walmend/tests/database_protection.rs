@@ -106,7 +106,7 @@ fn checkpoints_keep_the_sidecar_in_step_with_a_database_that_changes_and_grows()
 }
 
 #[test]
-fn a_page_that_rotted_before_a_checkpoint_is_not_taken_into_the_new_parity() {
+fn a_page_that_rotted_before_a_checkpoint_is_not_taken_into_the_new_parity_and_healed_behind_it() {
     let vfs = protected();
     let mut random = Random(3);
     let store = open(&vfs, false).unwrap();
@@ -120,10 +120,10 @@ fn a_page_that_rotted_before_a_checkpoint_is_not_taken_into_the_new_parity() {
     txn.commit().into_result().unwrap();
     commit(&store, &mut random, 10).unwrap();
     store.checkpoint(CheckpointMode::Truncate).unwrap();
-    assert_eq!(store.stats().protection.unwrap().damaged_pages, [40]);
+    let stats = store.stats().protection.unwrap();
+    assert_eq!((stats.healed_pages, stats.damaged_pages.len()), (1, 0));
     store.close().unwrap();
-    assert_eq!(check(&vfs).damaged, [40]);
-    assert_eq!(heal(&vfs), [40]);
+    assert!(check(&vfs).damaged.is_empty());
     assert!(vfs.dump(Path::new(DB)).unwrap()[39 * PAGE..40 * PAGE] == before[39 * PAGE..40 * PAGE]);
 }
 

@@ -1,201 +1,44 @@
-//! Processes that are really killed, at each operation that writes: a file system that passes everything on to the
-//! machine's, and sends itself SIGKILL at the n-th one. No hook in the code under test is needed, and none is missed.
+//! Processes that are really killed, at each operation that writes.
 
 mod common;
 
 use common::child::{self, Child};
+use common::kill::{KillVfs, When};
 use common::sqlite::{connect, count, integrity};
 use common::{copy, page};
 use std::fs;
-use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use walmend::{CheckpointMode, Error, Options, Store};
 use walmend_repair::{ReedSolomon, Work, heal_database};
-use walmend_sync::atomic::{AtomicU64, Ordering};
-use walmend_types::{Cx, Result, SyncMode};
-use walmend_vfs::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, UnixVfs, Vfs, VfsFile};
+use walmend_types::Cx;
+use walmend_vfs::UnixVfs;
 use walmend_wal::FileSet;
 
 const FILES: [&str; 4] = ["-wal", "-wal-meta", "-wal-fec", "-fec"];
-
-/// Dies at the operation with this number, from 1: before it, after it, or, where it is a write, in its middle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
-    Before,
-    Middle,
-    After,
-}
-
-#[derive(Debug)]
-struct Fate {
-    left: AtomicU64,
-    when: When,
-}
-
-impl Fate {
-    fn strikes(&self) -> bool {
-        self.left.fetch_sub(1, Ordering::Relaxed) == 1
-    }
-}
-
-fn die() -> ! {
-    nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL).unwrap();
-    unreachable!("SIGKILL cannot be caught")
-}
-
-#[derive(Debug, Clone)]
-struct KillVfs {
-    fate: Arc<Fate>,
-}
-
-#[derive(Debug)]
-struct KillFile {
-    inner: Arc<dyn VfsFile>,
-    fate: Arc<Fate>,
-}
-
-/// Runs an operation, unless it is the one.
-fn fated<T>(fate: &Fate, operation: impl FnOnce() -> Result<T>) -> Result<T> {
-    if !fate.strikes() {
-        return operation();
-    }
-    if fate.when == When::After {
-        let _ = operation();
-    }
-    die()
-}
-
-impl Vfs for KillVfs {
-    fn open(&self, path: &Path, flags: OpenFlags) -> Result<Arc<dyn VfsFile>> {
-        let open = || UnixVfs::new().open(path, flags);
-        let inner = if flags.create {
-            fated(&self.fate, open)?
-        } else {
-            open()?
-        };
-        Ok(Arc::new(KillFile {
-            inner,
-            fate: Arc::clone(&self.fate),
-        }))
-    }
-
-    fn info(&self, path: &Path) -> Result<Option<FileInfo>> {
-        UnixVfs::new().info(path)
-    }
-
-    fn remove(&self, path: &Path) -> Result<()> {
-        fated(&self.fate, || UnixVfs::new().remove(path))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        fated(&self.fate, || UnixVfs::new().rename(from, to))
-    }
-
-    fn canonical(&self, path: &Path) -> Result<PathBuf> {
-        UnixVfs::new().canonical(path)
-    }
-
-    fn random(&self) -> u64 {
-        UnixVfs::new().random()
-    }
-
-    fn boot_id(&self) -> String {
-        UnixVfs::new().boot_id()
-    }
-}
-
-impl VfsFile for KillFile {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.inner.read_at(buf, offset)
-    }
-
-    fn write_gathered(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        if !self.fate.strikes() {
-            return self.inner.write_gathered(bufs, offset);
-        }
-        let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-        let reached = match self.fate.when {
-            When::Before => 0,
-            When::Middle => bytes.len() / 2,
-            When::After => bytes.len(),
-        };
-        let _ = self.inner.write_at(&bytes[..reached], offset);
-        die()
-    }
-
-    fn len(&self) -> Result<u64> {
-        self.inner.len()
-    }
-
-    fn truncate(&self, len: u64) -> Result<()> {
-        fated(&self.fate, || self.inner.truncate(len))
-    }
-
-    fn preallocate(&self, start: u64, end: u64) -> Result<()> {
-        fated(&self.fate, || self.inner.preallocate(start, end))
-    }
-
-    fn sync(&self, mode: SyncMode) -> Result<()> {
-        fated(&self.fate, || self.inner.sync(mode))
-    }
-
-    fn read_from_device(&self, buf: &mut [u8], offset: u64) -> Result<DeviceRead> {
-        self.inner.read_from_device(buf, offset)
-    }
-
-    fn drop_cache(&self) -> Result<()> {
-        self.inner.drop_cache()
-    }
-
-    fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool> {
-        self.inner.try_lock(range, kind)
-    }
-
-    fn unlock(&self, range: LockRange) -> Result<()> {
-        self.inner.unlock(range)
-    }
-
-    fn lock_holder(&self, range: LockRange, kind: LockKind) -> Result<Option<LockHolder>> {
-        self.inner.lock_holder(range, kind)
-    }
-}
 
 /// What the child does: opens the database, and, if told so, checkpoints it; dies on the way or says that it is through.
 fn play(role: &str, db: &Path) {
     let (work, rest) = role.split_once(' ').unwrap();
     let (when, number) = rest.split_once(' ').unwrap();
-    let when = match when {
-        "Before" => When::Before,
-        "Middle" => When::Middle,
-        _ => When::After,
-    };
     let number: u64 = number.parse().unwrap();
-    let open = |left| {
-        let fate = Fate {
-            left: AtomicU64::new(left),
-            when,
-        };
-        let vfs = KillVfs { fate: Arc::new(fate) };
-        // Without sidecars only what is being tested writes.
-        let sidecars = work == "protected";
-        let options = Options::new()
-            .create(false)
-            .repair(sidecars)
-            .protect_database(sidecars)
-            .vfs(Arc::new(vfs.clone()));
-        (Store::open(db, options).unwrap().0, vfs)
-    };
+    let vfs = KillVfs::new(When::named(when));
+    // Without sidecars only what is being tested writes.
+    let sidecars = work == "protected";
+    let options = Options::new()
+        .create(false)
+        .repair(sidecars)
+        .protect_database(sidecars)
+        .vfs(Arc::new(vfs.clone()));
     match work {
-        "recover" => drop(open(number)),
+        "recover" => {
+            vfs.die_at(number);
+            drop(Store::open(db, options).unwrap());
+        }
         "checkpoint" | "protected" => {
-            let (store, vfs) = open(u64::MAX);
-            vfs.fate.left.store(number, Ordering::Relaxed);
+            let (store, _) = Store::open(db, options).unwrap();
+            vfs.die_at(number);
             for mode in [CheckpointMode::Passive, CheckpointMode::Truncate] {
                 store.checkpoint(mode).unwrap();
             }
@@ -255,7 +98,7 @@ fn kill_at_every_operation(test: &str, work: &str, rows: u32) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     let template = killed_by_surprise(folder.path(), rows);
     let mut kills = 0;
-    for when in [When::Before, When::Middle, When::After] {
+    for when in When::ALL {
         for number in 1.. {
             let place = folder.path().join(format!("{work}-{when:?}-{number}"));
             let db = copy(&template, &place, &FILES);

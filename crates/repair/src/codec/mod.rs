@@ -19,7 +19,8 @@ pub const fn shard_len(len: usize) -> usize {
     len.next_multiple_of(SHARD_ALIGN)
 }
 
-/// A systematic erasure code: the sources stay as they are, and parity shards are added to them.
+/// A systematic erasure code: the sources stay as they are, and parity shards are added to them. It is linear: the parity of
+/// the XOR of two sets of sources is the XOR of their parities. Protecting a database that changes rests on that.
 ///
 /// ```
 /// use walmend_repair::{Codec, ReedSolomon};

@@ -159,6 +159,24 @@ mod tests {
     }
 
     #[test]
+    fn the_parity_of_a_difference_is_the_difference_of_the_parities() {
+        for (sources, parity) in [(128, 16), (40, 7), (3, 2), (9, 1), (1, 4)] {
+            let old = counted(sources, 192);
+            let new: Vec<Vec<u8>> = old.iter().rev().cloned().collect();
+            let both = |a: &[Vec<u8>], b: &[Vec<u8>]| -> Vec<Vec<u8>> {
+                let pairs = a.iter().zip(b);
+                pairs.map(|(a, b)| xor(192, [&a[..], b].into_iter())).collect()
+            };
+            let encode = |shards: &[Vec<u8>]| ReedSolomon.encode(&slices(shards), parity).unwrap();
+            assert_eq!(
+                encode(&both(&old, &new)),
+                both(&encode(&old), &encode(&new)),
+                "{sources}"
+            );
+        }
+    }
+
+    #[test]
     fn parity_is_what_it_was_when_the_format_was_made() {
         // Golden: the sidecars that exist were written with these bytes.
         let digest = |(sources, parity)| {

@@ -1,11 +1,13 @@
 //! Comparing a database with its sidecar, without changing anything.
 
 use super::layout::Layout;
+use super::members::{Members, Stripe};
 use super::standing::{Finding, Now, Standing};
 use super::state::{Found, Sidecar, db_sidecar_path};
 use super::stripe::parity_of;
-use super::window::{Stripe, Window};
+use super::window::Window;
 use super::work::Work;
+use crate::codec::ReedSolomon;
 use std::iter::StepBy;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -122,7 +124,8 @@ impl DatabaseCheck {
             .as_ref()
             .is_some_and(|state| state.complete);
         let all = work.each_window(0..examiner.windows()?, |number, window: &mut Window| {
-            let examined = examiner.examine(number, window, work)?;
+            let mut examined = examiner.examine(number, window, work)?;
+            examiner.try_to_rebuild(&mut examined, window)?;
             Ok((examined.pages_covered, examined.bad_records, examined.wrong()))
         })?;
         for (pages_covered, bad_records, wrong) in all {
@@ -196,7 +199,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// How many pages the sidecar is about; as many as it has room for, where no state says so.
-    fn pages(&self) -> u32 {
+    pub(crate) fn pages(&self) -> u32 {
         self.sidecar.state.as_ref().map_or(u32::MAX, |state| state.pages)
     }
 
@@ -210,19 +213,19 @@ impl<'a> Examiner<'a> {
     pub(crate) fn examine(&self, number: u32, window: &mut Window, work: &Work<'_>) -> Result<Examined> {
         let layout = &self.sidecar.layout;
         window.read(self.db, layout, number, self.pages(), work)?;
-        let standing = self.sidecar.standing(self.standing, number);
         let expected = self
             .sidecar
             .state
             .as_ref()
             .is_some_and(|state| state.speaks_of(number));
         let mut examined = Examined::default();
+        let mut scratch = std::mem::take(&mut window.scratch);
         for number in 0..layout.stripes() {
             let limit = layout.members(window.number, number, self.pages());
             if limit == 0 {
                 break;
             }
-            let stripe = window.stripe(&self.sidecar, number)?;
+            let stripe = Stripe::find(&self.sidecar, (window.number, number), true, &mut scratch)?;
             let Some(current) = &stripe.current else {
                 examined.bad_records += u32::from(expected);
                 continue;
@@ -230,27 +233,58 @@ impl<'a> Examiner<'a> {
             examined.bad_records += current.bad_records;
             // At most SOURCES.
             examined.pages_covered += current.description.digests.len().min(limit) as u32;
-            let differing = stripe.differing(layout, window, limit);
+            let pages = window.members(layout, number);
+            let differing = stripe.differing(&pages, limit);
             if differing.is_empty() {
                 continue;
             }
-            let healable = stripe.could_rebuild(layout, window);
-            let mut wrong = Vec::with_capacity(differing.len());
-            for position in differing {
-                let page = layout.page(window.number, number, position);
-                let found = window.digest(layout.place(number, position));
-                // A position that differs is one that the version has.
-                let wanted = current.digest(position).unwrap_or_default();
-                wrong.push(Wrong {
-                    page,
-                    position,
-                    finding: self.now.judge(standing, page, found, wanted)?,
-                    healable,
-                });
-            }
+            let wrong = self.wrong(&stripe, &pages, &differing)?;
             examined.stripes.push((stripe, wrong));
         }
+        window.scratch = scratch;
         Ok(examined)
+    }
+
+    /// Counting what is left does not tell that a page was lost for good, and the parity made without it.
+    fn try_to_rebuild(&self, examined: &mut Examined, window: &Window) -> Result<()> {
+        for (stripe, wrong) in &mut examined.stripes {
+            if wrong
+                .iter()
+                .any(|wrong| wrong.healable && wrong.finding == Finding::Damaged)
+            {
+                let pages = window.members(&self.sidecar.layout, stripe.number);
+                let rebuilt = stripe.rebuild(&self.sidecar, &pages, &ReedSolomon)?;
+                for wrong in wrong {
+                    wrong.healable = rebuilt.contains_key(&wrong.position);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the pages of a stripe are that differ from it.
+    pub(crate) fn wrong(
+        &self,
+        stripe: &Stripe,
+        pages: &Members<'_>,
+        differing: &[usize],
+    ) -> Result<Vec<Wrong>> {
+        let layout = &self.sidecar.layout;
+        let standing = self.sidecar.standing(self.standing, stripe.window);
+        let healable = stripe.could_rebuild(pages);
+        let judge = |&position: &usize| {
+            let page = layout.page(stripe.window, stripe.number, position);
+            // A position that differs is one that the version has.
+            let wanted = stripe.digest(position).unwrap_or_default();
+            let finding = self.now.judge(standing, page, pages.digest(position), wanted)?;
+            Ok(Wrong {
+                page,
+                position,
+                finding,
+                healable,
+            })
+        };
+        differing.iter().map(judge).collect()
     }
 }
 

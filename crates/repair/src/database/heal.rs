@@ -2,6 +2,7 @@
 
 use super::check::{Examined, Examiner, Wrong};
 use super::layout::FORMAT;
+use super::members::{Stripe, StripePages};
 use super::standing::{Finding, Now, Standing, unsettled};
 use super::state::{Found, Sidecar, State};
 use super::window::Window;
@@ -45,7 +46,7 @@ pub struct DatabaseHealReport {
 /// written. With `trust_sidecar`, pages that nobody can judge count as damaged: if another program wrote them since they
 /// were protected, that is undone.
 ///
-/// Interrupted anywhere, it can be started again. The log is to be healed first: it tells which pages were
+/// All damaged pages are kept aside before the first one is written. Interrupted anywhere, it can be started again. The log is to be healed first: it tells which pages were
 /// written. The caller holds the exclusive lock on the database.
 ///
 /// # Errors
@@ -81,21 +82,33 @@ pub fn heal_database(
         files,
         codec,
         trust_sidecar,
+        work,
         earlier: Earlier::open(vfs, &files.db, examiner.sidecar.state.as_ref())?,
         examiner: &examiner,
-        written: Mutex::new(Written {
-            state: examiner.sidecar.state.clone(),
-            ..Written::default()
-        }),
+        aside: Mutex::new(None),
+        healed: Mutex::new(Vec::new()),
     };
-    let all = work.each_window(0..examiner.windows()?, |number, window: &mut Window| {
+    let found = work.each_window(0..examiner.windows()?, |number, window: &mut Window| {
         let examined = examiner.examine(number, window, work)?;
-        healer.heal(window, &examined)
+        healer.look(window, examined)
+    })?;
+    let mut all = Vec::with_capacity(found.len());
+    let mut stripes = Vec::new();
+    for (outcome, to_heal) in found {
+        all.push(outcome);
+        stripes.extend(to_heal);
+    }
+    let aside = healer.aside.lock().take();
+    let state = healer.begin(aside.as_ref())?;
+    // There are no more than pages.
+    let done = work.each_window(0..stripes.len() as u32, |number, pages: &mut StripePages| {
+        work.done(0)?;
+        healer.heal(stripes[number as usize], pages)
     });
-    let Written { aside, healed, state } = std::mem::take(&mut *healer.written.lock());
+    let healed = std::mem::take(&mut *healer.healed.lock());
     // Also after a failure: what was written is to be durable.
     settle(&*db, examiner.sidecar.layout.page_size, &healed)?;
-    let all = all?;
+    all.extend(done?);
     let mut report = DatabaseHealReport {
         pages_healed: healed.iter().map(|page| page.page.get()).collect(),
         unhealable: Vec::new(),
@@ -187,22 +200,15 @@ struct Healer<'a> {
     files: &'a FileSet,
     codec: &'a dyn Codec,
     trust_sidecar: bool,
+    work: &'a Work<'a>,
     examiner: &'a Examiner<'a>,
     /// What an interrupted healing kept.
     earlier: Option<Earlier>,
-    written: Mutex<Written>,
+    aside: Mutex<Option<Aside>>,
+    healed: Mutex<Vec<ExpectedPage>>,
 }
 
-/// What was written so far.
-#[derive(Debug, Default)]
-struct Written {
-    aside: Option<Aside>,
-    healed: Vec<ExpectedPage>,
-    /// The newest state in the sidecar.
-    state: Option<State>,
-}
-
-/// What became of a window.
+/// What became of a window, or of a stripe.
 #[derive(Debug, Default)]
 struct Outcome {
     unhealable: Vec<u32>,
@@ -211,48 +217,130 @@ struct Outcome {
     bad_records: u32,
 }
 
+impl Outcome {
+    /// Nothing can be done about these.
+    fn add(&mut self, wrong: &[Wrong], trust_sidecar: bool) {
+        for wrong in wrong {
+            match wrong.finding {
+                Finding::Damaged => self.unhealable.push(wrong.page),
+                Finding::Undecided if trust_sidecar => self.unhealable.push(wrong.page),
+                Finding::Undecided => self.undecided.push(wrong.page),
+                Finding::Written => self.written += 1,
+            }
+        }
+    }
+}
+
 impl Healer<'_> {
-    fn heal(&self, window: &Window, examined: &Examined) -> Result<Outcome> {
+    /// Keeps the pages of a window that are damaged, or may be, as they are: not durable yet. Answers the stripes that have
+    /// some; what there is to say of the others is in the outcome.
+    fn look(&self, window: &Window, examined: Examined) -> Result<(Outcome, Vec<(u32, u32)>)> {
+        let layout = &self.examiner.sidecar.layout;
         let mut outcome = Outcome {
             bad_records: examined.bad_records,
             ..Outcome::default()
         };
-        let mut to_write = BTreeMap::new();
-        for (stripe, wrong) in &examined.stripes {
-            let wanted = wrong.iter().any(|wrong| match wrong.finding {
+        let mut to_heal = Vec::new();
+        for (stripe, wrong) in examined.stripes {
+            let candidates = wrong.iter().filter(|wrong| self.may_heal(wrong));
+            let numbers: Vec<(u32, usize)> = candidates.map(|wrong| (wrong.page, wrong.position)).collect();
+            if numbers.is_empty() {
+                outcome.add(&wrong, self.trust_sidecar);
+                continue;
+            }
+            let pages = window.members(layout, stripe.number);
+            for (page, position) in numbers {
+                self.keep(page, pages.page(position))?;
+            }
+            to_heal.push((stripe.window, stripe.number));
+        }
+        Ok((outcome, to_heal))
+    }
+
+    fn may_heal(&self, wrong: &Wrong) -> bool {
+        let earlier = self.earlier.as_ref();
+        wrong.healable
+            && match wrong.finding {
                 Finding::Damaged => true,
-                Finding::Undecided => self.trust_sidecar || self.earlier.is_some(),
+                Finding::Undecided => {
+                    self.trust_sidecar
+                        || earlier.is_some_and(|earlier| earlier.pages.contains_key(&wrong.page))
+                }
                 Finding::Written => false,
-            });
-            let rebuilt = if wanted {
-                stripe.rebuild(&self.examiner.sidecar, window, self.codec)?
-            } else {
-                None
+            }
+    }
+
+    fn keep(&self, page: u32, found: Option<&[u8]>) -> Result<()> {
+        let mut aside = self.aside.lock();
+        let aside = match &mut *aside {
+            Some(aside) => aside,
+            none => none.insert(Aside::create(self.vfs, &self.files.db)?),
+        };
+        if let Some(found) = found {
+            return aside.append(page, found);
+        }
+        // The file ends in this page, or before it, or it cannot be read.
+        let layout = &self.examiner.sidecar.layout;
+        let mut before = vec![0; layout.page_size.as_usize()];
+        let read = self
+            .work
+            .read(self.examiner.db, &mut before, layout.page_at(page));
+        let read = read.unwrap_or(0);
+        aside.append(page, &before[..read])
+    }
+
+    /// Makes what is kept durable, and says in the sidecar where it is. Answers the state then.
+    fn begin(&self, aside: Option<&Aside>) -> Result<Option<State>> {
+        let sidecar = &self.examiner.sidecar;
+        let mut state = sidecar.state.clone();
+        let Some(aside) = aside else { return Ok(state) };
+        aside.file.sync(SyncMode::Full)?;
+        if let Some(state) = &mut state {
+            state.sequence += 1;
+            state.aside = aside.id;
+            state.write(&*sidecar.file)?;
+            sidecar.sync()?;
+        }
+        Ok(state)
+    }
+
+    /// Heals the pages of a stripe. What there is of them is kept aside.
+    fn heal(&self, (window, number): (u32, u32), pages: &mut StripePages) -> Result<Outcome> {
+        let Examiner { db, sidecar, .. } = self.examiner;
+        let layout = &sidecar.layout;
+        let limit = layout.members(window, number, self.examiner.pages());
+        let stripe = Stripe::find(sidecar, (window, number), true, &mut Vec::new())?;
+        let read = |page: &mut [u8], at| self.work.read(*db, page, at);
+        pages.read(read, layout, (window, number), 0..limit);
+        let pages = pages.members();
+        let wrong = self
+            .examiner
+            .wrong(&stripe, &pages, &stripe.differing(&pages, limit))?;
+        let rebuilt = stripe.rebuild(sidecar, &pages, self.codec)?;
+        let mut outcome = Outcome::default();
+        for wrong in wrong {
+            let right = rebuilt.get(&wrong.position);
+            let damaged = match wrong.finding {
+                Finding::Damaged => true,
+                Finding::Written => {
+                    outcome.written += 1;
+                    continue;
+                }
+                Finding::Undecided => {
+                    self.trust_sidecar || self.is_left_over(&wrong, pages.page(wrong.position), right)?
+                }
             };
-            for wrong in wrong {
-                let rebuilt = rebuilt.as_ref().and_then(|rebuilt| rebuilt.get(&wrong.position));
-                let place = self.examiner.sidecar.layout.place(stripe.number, wrong.position);
-                let damaged = match wrong.finding {
-                    Finding::Damaged => true,
-                    Finding::Written => {
-                        outcome.written += 1;
-                        continue;
-                    }
-                    Finding::Undecided => {
-                        self.trust_sidecar || self.is_left_over(wrong, window.page(place), rebuilt)?
-                    }
-                };
-                match rebuilt {
-                    _ if !damaged => outcome.undecided.push(wrong.page),
-                    None => outcome.unhealable.push(wrong.page),
-                    Some(rebuilt) => {
-                        to_write.insert(wrong.page, rebuilt.clone());
-                    }
+            match right {
+                _ if !damaged => outcome.undecided.push(wrong.page),
+                None => outcome.unhealable.push(wrong.page),
+                Some(right) => {
+                    db.write_at(right, layout.page_at(wrong.page))?;
+                    self.healed.lock().push(ExpectedPage {
+                        page: PageNumber::new(wrong.page)?,
+                        digest: PageDigest::of(right),
+                    });
                 }
             }
-        }
-        if !to_write.is_empty() {
-            self.write(&to_write)?;
         }
         Ok(outcome)
     }
@@ -274,38 +362,6 @@ impl Healer<'_> {
         let sectors = found.chunks(SECTOR).zip(before.chunks(SECTOR));
         let mut sectors = sectors.zip(rebuilt.chunks(SECTOR));
         Ok(sectors.all(|((found, before), rebuilt)| found == before || found == rebuilt))
-    }
-
-    /// Keeps the pages as they are, durably, and writes the rebuilt ones over them.
-    fn write(&self, pages: &BTreeMap<u32, Vec<u8>>) -> Result<()> {
-        let mut written = self.written.lock();
-        let Written { aside, healed, state } = &mut *written;
-        let first = aside.is_none();
-        let aside = match aside {
-            Some(aside) => aside,
-            None => aside.insert(Aside::create(self.vfs, &self.files.db)?),
-        };
-        let (db, layout) = (self.examiner.db, &self.examiner.sidecar.layout);
-        for (&page, rebuilt) in pages {
-            let mut before = vec![0; rebuilt.len()];
-            let read = db.read_at(&mut before, layout.page_at(page))?;
-            aside.append(page, &before[..read])?;
-        }
-        aside.file.sync(SyncMode::Full)?;
-        if let Some(state) = state.as_mut().filter(|_| first) {
-            state.sequence += 1;
-            state.aside = aside.id;
-            state.write(&*self.examiner.sidecar.file)?;
-            self.examiner.sidecar.sync()?;
-        }
-        for (&page, rebuilt) in pages {
-            db.write_at(rebuilt, layout.page_at(page))?;
-            healed.push(ExpectedPage {
-                page: PageNumber::new(page)?,
-                digest: PageDigest::of(rebuilt),
-            });
-        }
-        Ok(())
     }
 }
 

@@ -1,23 +1,22 @@
 //! Keeping the sidecar of an open store in step with its checkpoints.
 //!
 //! The new versions of all stripes that a checkpoint touches are durable before the first page is written, at the places
-//! that the versions in force do not have, and come into force when the pages are synced and verified. Parity is always
-//! made from whole stripes, never from a difference: after a crash in between, old and new could no longer be told.
+//! that the versions in force do not have, and come into force when the pages are synced and verified.
 
-use super::layout::{SOURCES, Side};
-use super::standing::{Finding, Now, Standing, mark_of_header, stamp_of, unsettled};
+use super::digests::Digests;
+use super::layout::Layout;
+use super::members::{Stripe, StripePages};
+use super::standing::{Now, mark_of_header, stamp_of, unsettled};
 use super::state::{Found, MOST_VOID, Sidecar, State};
-use super::stripe::{Description, encode_parity, erase_version, write_version};
-use super::window::{Stripe, Window};
-use super::work::{Work, pause};
+use super::stripe::{Description, erase_version, write_version};
+use super::work::pause;
 use crate::codec::Codec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use walmend_sync::Mutex;
-use walmend_types::{Cx, PageNumber, Result};
+use walmend_sync::{Condvar, Mutex};
+use walmend_types::{PageNumber, Result};
 use walmend_vfs::{OpenFlags, Vfs, VfsFile};
 use walmend_wal::{CheckpointPages, FileSet, FrameSource, PageProtection};
-use xxhash_rust::xxh3::xxh3_128;
 
 const TARGET: &str = "walmend::repair::database";
 
@@ -27,8 +26,12 @@ pub struct DatabaseProtection {
     pub(super) vfs: Arc<dyn Vfs>,
     pub(super) files: FileSet,
     pub(super) db: Arc<dyn VfsFile>,
-    codec: Arc<dyn Codec>,
+    pub(super) codec: Arc<dyn Codec>,
+    /// For readers, which must not wait for whoever has `kept`.
+    pub(super) digests: Digests,
     pub(super) kept: Mutex<Kept>,
+    /// Signalled when a checkpoint has written, or has failed to.
+    pub(super) written: Condvar,
 }
 
 #[derive(Debug)]
@@ -37,14 +40,30 @@ pub(super) struct Kept {
     /// It is as the database is, but for what a checkpoint is about to write.
     pub(super) in_step: bool,
     /// Tells pages that an interrupted checkpoint wrote from damaged ones, until all of the log is copied.
-    judge: Option<Now>,
-    /// The database's size in pages after the checkpoint that is prepared, and whether that copies all of the log.
-    pub(super) prepared: Option<(u32, bool)>,
-    pub(super) window: Window,
-    /// Pages that were found damaged, and are right in the new parity.
+    pub(super) judge: Option<Now>,
+    /// A checkpoint is about to write, or has failed to.
+    pub(super) prepared: Option<Prepared>,
+    pub(super) pages: StripePages,
+    pub(super) scratch: Vec<u8>,
+    /// Pages that were found damaged, and can be rebuilt.
     pub(super) damaged: BTreeSet<u32>,
     /// Pages that were found damaged, and cannot be rebuilt.
     pub(super) lost: BTreeSet<u32>,
+    /// Pages that were damaged, and are again what they were.
+    pub(super) healed: u64,
+}
+
+/// A checkpoint that is about to write.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// The database's size in pages after it.
+    pages: u32,
+    /// It copies all of the log.
+    everything: bool,
+    /// Lost pages that it writes.
+    replaced: Vec<u32>,
+    /// It is over, and has failed.
+    pub(super) abandoned: bool,
 }
 
 impl DatabaseProtection {
@@ -69,16 +88,22 @@ impl DatabaseProtection {
             sidecar,
             judge: Some(now),
             prepared: None,
-            window: Window::default(),
+            pages: StripePages::default(),
+            scratch: Vec::new(),
             damaged: BTreeSet::new(),
             lost: BTreeSet::new(),
+            healed: 0,
         };
+        let digests = Digests::new(Arc::clone(&kept.sidecar.file), kept.sidecar.layout);
+        digests.bring_into_force(kept.sidecar.state.as_ref().filter(|_| kept.in_step));
         Ok(Some(Self {
             vfs,
             files: files.clone(),
             db,
             codec,
+            digests,
             kept: Mutex::new(kept),
+            written: Condvar::new(),
         }))
     }
 
@@ -88,14 +113,20 @@ impl DatabaseProtection {
         self.kept.lock().in_step
     }
 
-    /// Pages that checkpoints and scrubbing have found damaged, and that are healable; scrubbing heals them.
+    /// Pages that were found damaged and are not healed yet, because a checkpoint was writing: they can be, and its end
+    /// does it.
     pub fn damaged(&self) -> Vec<u32> {
         self.kept.lock().damaged.iter().copied().collect()
     }
 
-    /// Pages that checkpoints and scrubbing have found damaged, and that cannot be rebuilt.
+    /// Pages that were found damaged, and cannot be rebuilt. Reading them fails.
     pub fn lost(&self) -> Vec<u32> {
         self.kept.lock().lost.iter().copied().collect()
+    }
+
+    /// How many pages were damaged, and are again what they were, since it was opened.
+    pub fn healed(&self) -> u64 {
+        self.kept.lock().healed
     }
 
     /// Says in the sidecar how the store leaves the database, durably. Waits a few milliseconds if it was written just
@@ -114,6 +145,7 @@ impl DatabaseProtection {
         if let Err(error) = done {
             tracing::error!(target: TARGET, database = %self.files.db.display(), %error, "the database is no longer protected");
             kept.in_step = false;
+            self.digests.bring_into_force(None);
         }
     }
 
@@ -164,120 +196,58 @@ impl DatabaseProtection {
         let last = checkpoint.pages.last().map_or(0, |(page, _)| page.get());
         // A database has at most 2^32 - 1 pages.
         let after = checkpoint.db_pages.unwrap_or_else(|| last.max(size as u32));
-        for (number, pages) in by_window(checkpoint, &layout, before, after) {
-            let overlay = pages
-                .into_iter()
-                .map(|source| {
-                    let mut bytes = vec![0; layout.page_size.as_usize()];
-                    checkpoint.read(source, &mut bytes)?;
-                    Ok((source.0.get(), bytes))
-                })
-                .collect::<Result<BTreeMap<u32, Vec<u8>>>>()?;
-            let cx = Cx::new();
-            let pages = before.max(after);
-            kept.window
-                .read(&*self.db, &layout, number, pages, &Work::new(&cx))?;
-            for stripe in 0..layout.stripes() {
-                self.prepare_stripe(kept, stripe, (before, after), pending, &overlay)?;
+        for (place, sources) in by_stripe(checkpoint, &layout, before, after) {
+            let members = layout.members(place.0, place.1, after);
+            if members > 0 {
+                let written = sources
+                    .into_iter()
+                    .map(|source| {
+                        let mut bytes = vec![0; layout.page_size.as_usize()];
+                        checkpoint.read(source, &mut bytes)?;
+                        Ok((layout.locate(source.0.get()).2, bytes))
+                    })
+                    .collect::<Result<BTreeMap<usize, Vec<u8>>>>()?;
+                self.prepare_stripe(kept, place, members, pending, &written)?;
             }
         }
         kept.sidecar.sync()?;
-        kept.prepared = Some((after, checkpoint.db_pages.is_some()));
+        let lost = kept.lost.iter().copied();
+        let written = |page: &u32| {
+            let found = checkpoint
+                .pages
+                .binary_search_by_key(page, |(page, _)| page.get());
+            found.is_ok() || *page > after
+        };
+        kept.prepared = Some(Prepared {
+            pages: after,
+            everything: checkpoint.db_pages.is_some(),
+            replaced: lost.filter(written).collect(),
+            abandoned: false,
+        });
         Ok(())
     }
 
-    /// Writes the version that a stripe of the window in memory will have.
+    /// Writes the version that a stripe will have once the pages in `written`, by position, are in the database.
     fn prepare_stripe(
         &self,
         kept: &mut Kept,
-        number: u32,
-        (before, after): (u32, u32),
+        place: (u32, u32),
+        members: usize,
         epoch: u64,
-        overlay: &BTreeMap<u32, Vec<u8>>,
+        written: &BTreeMap<usize, Vec<u8>>,
     ) -> Result<()> {
         let layout = kept.sidecar.layout;
-        let window = kept.window.number;
-        let members = layout.members(window, number, after);
-        let page = |position| layout.page(window, number, position);
-        let written = (0..members).any(|position| overlay.contains_key(&page(position)));
-        if members == 0 || !(written || members != layout.members(window, number, before)) {
-            return Ok(());
-        }
-        let stripe = kept.window.stripe(&kept.sidecar, number)?;
-        let rebuilt = self.rebuild_damaged(kept, &stripe, members, overlay)?;
-        let zeros = vec![0; layout.page_size.as_usize()];
-        let mut pages: Vec<&[u8]> = Vec::with_capacity(SOURCES);
-        for position in 0..members {
-            let known = overlay.get(&page(position)).or_else(|| rebuilt.get(&position));
-            let place = layout.place(number, position);
-            let found = known.map(Vec::as_slice).or_else(|| kept.window.page(place));
-            // What lies behind the end of the file will read as zeros.
-            pages.push(found.unwrap_or(&zeros));
-        }
-        let parity = encode_parity(&*self.codec, &pages, &zeros)?;
+        let mut stripe = Stripe::find(&kept.sidecar, place, false, &mut kept.scratch)?;
+        let (digests, parity) = self.make_version(kept, &mut stripe, members, written)?;
         let description = Description {
-            window,
-            stripe: number,
+            window: place.0,
+            stripe: place.1,
             page_size: layout.page_size.get(),
             epoch,
-            digests: pages.iter().map(|page| xxh3_128(page)).collect(),
+            digests,
         };
-        let side = stripe
-            .current
-            .as_ref()
-            .map_or(Side::A, |version| version.side.other());
-        let file = &*kept.sidecar.file;
-        write_version(file, &layout, side, &description, &parity, &mut Vec::new())
-    }
-
-    /// The pages of a stripe that rotted in the database, as they were. The new parity must not take the damage in.
-    pub(super) fn rebuild_damaged(
-        &self,
-        kept: &mut Kept,
-        stripe: &Stripe,
-        members: usize,
-        overlay: &BTreeMap<u32, Vec<u8>>,
-    ) -> Result<BTreeMap<usize, Vec<u8>>> {
-        let layout = kept.sidecar.layout;
-        let number = kept.window.number;
-        let mut damaged = Vec::new();
-        for position in stripe.differing(&layout, &kept.window, members) {
-            let page = layout.page(number, stripe.number, position);
-            if overlay.contains_key(&page) {
-                continue;
-            }
-            let wanted = stripe
-                .current
-                .as_ref()
-                .and_then(|current| current.digest(position));
-            let found = kept.window.digest(layout.place(stripe.number, position));
-            let finding = match &kept.judge {
-                Some(now) => now.judge(Standing::FollowedByLog, page, found, wanted.unwrap_or_default())?,
-                None => Finding::Damaged,
-            };
-            if finding == Finding::Damaged {
-                damaged.push((position, page));
-            }
-        }
-        if damaged.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let rebuilt = stripe.rebuild(&kept.sidecar, &kept.window, &*self.codec)?;
-        let mut kept_right = BTreeMap::new();
-        for (position, page) in damaged {
-            match rebuilt.as_ref().and_then(|rebuilt| rebuilt.get(&position)) {
-                Some(bytes) => {
-                    tracing::warn!(target: TARGET, page, "a damaged page of the database");
-                    kept_right.insert(position, bytes.clone());
-                    kept.damaged.insert(page);
-                }
-                None => {
-                    tracing::error!(target: TARGET, page, "a damaged page of the database that cannot be rebuilt");
-                    kept.lost.insert(page);
-                }
-            }
-        }
-        Ok(kept_right)
+        let (file, side) = (&*kept.sidecar.file, stripe.next_side());
+        write_version(file, &layout, side, &description, &parity, &mut kept.scratch)
     }
 }
 
@@ -293,21 +263,37 @@ impl PageProtection for DatabaseProtection {
 
     fn written(&self) {
         let mut kept = self.kept.lock();
-        let Some((pages, everything)) = kept.prepared.take().filter(|_| kept.in_step) else {
+        // Whoever waits goes on when the lock is free.
+        self.written.notify_all();
+        let Some(prepared) = kept.prepared.take().filter(|_| kept.in_step) else {
             return;
         };
-        let windows_done = kept.sidecar.layout.windows(pages);
+        let windows_done = kept.sidecar.layout.windows(prepared.pages);
         if let Some(state) = &mut kept.sidecar.state {
             state.epoch = state.pending;
             state.pending = 0;
-            state.pages = pages;
+            state.pages = prepared.pages;
             state.windows_done = windows_done;
         }
-        if everything {
+        if prepared.everything {
             kept.judge = None;
+        }
+        for page in prepared.replaced {
+            kept.lost.remove(&page);
         }
         let done = self.restamp(&mut kept, false).and_then(|()| kept.sidecar.sync());
         self.note(&mut kept, done);
+        if kept.in_step {
+            self.digests.bring_into_force(kept.sidecar.state.as_ref());
+            self.heal_noted(&mut kept);
+        }
+    }
+
+    fn abandoned(&self) {
+        if let Some(prepared) = &mut self.kept.lock().prepared {
+            prepared.abandoned = true;
+        }
+        self.written.notify_all();
     }
 
     fn log_reset(&self) {
@@ -319,29 +305,31 @@ impl PageProtection for DatabaseProtection {
     }
 }
 
-/// The pages of a checkpoint, window by window; also the windows in which the database ends otherwise than before.
-fn by_window(
+/// The pages of a checkpoint, stripe by stripe; also the stripes that get more pages or fewer without it.
+fn by_stripe(
     checkpoint: &CheckpointPages<'_>,
-    layout: &super::layout::Layout,
+    layout: &Layout,
     before: u32,
     after: u32,
-) -> BTreeMap<u32, Vec<FrameSource>> {
-    let mut windows: BTreeMap<u32, Vec<FrameSource>> = BTreeMap::new();
+) -> BTreeMap<(u32, u32), Vec<FrameSource>> {
+    let mut stripes: BTreeMap<(u32, u32), Vec<FrameSource>> = BTreeMap::new();
     for source in checkpoint.pages {
         let page: PageNumber = source.0;
-        windows
-            .entry(layout.locate(page.get()).0)
-            .or_default()
-            .push(*source);
+        let (window, stripe, _) = layout.locate(page.get());
+        stripes.entry((window, stripe)).or_default().push(*source);
     }
     if before != after && after > 0 {
         let from = before.min(after).max(1);
         let (first, last) = (layout.locate(from).0, layout.locate(after).0);
         for window in first..=last {
-            windows.entry(window).or_default();
+            for stripe in 0..layout.stripes() {
+                if layout.members(window, stripe, before) != layout.members(window, stripe, after) {
+                    stripes.entry((window, stripe)).or_default();
+                }
+            }
         }
     }
-    windows
+    stripes
 }
 
 impl Sidecar {

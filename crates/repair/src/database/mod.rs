@@ -5,16 +5,20 @@
 //! store. `docs/db-fec-format.md` is the format.
 
 mod check;
+mod digests;
 #[cfg(all(test, not(walmend_loom)))]
 mod golden;
 mod heal;
 mod layout;
 mod live;
+mod members;
+mod mend;
 mod protect;
 mod scrub;
 mod standing;
 mod state;
 mod stripe;
+mod update;
 mod window;
 mod work;
 

@@ -1,11 +1,12 @@
 //! Making the sidecar of a database that is there, and bringing it up to date.
 
 use super::heal::heal_database;
-use super::layout::{Layout, SOURCES, Side};
+use super::layout::{SOURCES, Side};
+use super::members::{Members, Stripe};
 use super::standing::{Finding, Now, Standing, unsettled};
 use super::state::{Found, Sidecar, State, db_sidecar_path};
 use super::stripe::{Description, encode_parity, erase_version, write_version};
-use super::window::{Stripe, Window};
+use super::window::Window;
 use super::work::{Work, pause};
 use crate::codec::Codec;
 use walmend_types::{Error, PageSize, Result, SyncMode};
@@ -232,6 +233,7 @@ impl Run<'_> {
     ) -> Result<Outcome> {
         let layout = sidecar.layout;
         window.read(self.db, &layout, number, self.pages, work)?;
+        let mut scratch = std::mem::take(&mut window.scratch);
         let mut outcome = Outcome::default();
         let zeros = vec![0; layout.page_size.as_usize()];
         for number in 0..layout.stripes() {
@@ -239,14 +241,15 @@ impl Run<'_> {
             if members == 0 {
                 break;
             }
-            let stripe = window.stripe(sidecar, number)?;
+            let stripe = Stripe::find(sidecar, (window.number, number), true, &mut scratch)?;
             if let Some(side) = stripe.void {
                 erase_version(&*sidecar.file, &layout, (window.number, number, side))?;
             }
-            if is_current(&stripe, &layout, window, members) {
+            let found = window.members(&layout, number);
+            if is_current(&stripe, &found, members) {
                 continue;
             }
-            let damaged = self.damaged(sidecar, &stripe, window, members)?;
+            let damaged = self.damaged(sidecar, &stripe, &found, members)?;
             if !damaged.is_empty() {
                 outcome.damaged.extend(damaged);
                 continue;
@@ -254,12 +257,13 @@ impl Run<'_> {
             let mut pages = Vec::with_capacity(SOURCES);
             let mut digests = Vec::with_capacity(members);
             for position in 0..members {
-                let place = layout.place(number, position);
-                let (Some(page), Some(digest)) = (window.page(place), window.digest(place)) else {
-                    return Err(Error::Invalid(format!(
-                        "{} became shorter while it was being protected",
-                        self.db.path().display()
-                    )));
+                let (Some(page), Some(digest)) = (found.page(position), found.digest(position)) else {
+                    return Err(window.unreadable.clone().unwrap_or_else(|| {
+                        Error::Invalid(format!(
+                            "{} became shorter while it was being protected",
+                            self.db.path().display()
+                        ))
+                    }));
                 };
                 pages.push(page);
                 digests.push(digest);
@@ -272,16 +276,12 @@ impl Run<'_> {
                 epoch: self.epoch,
                 digests,
             };
-            let side = stripe
-                .current
-                .as_ref()
-                .map_or(Side::A, |version| version.side.other());
-            let mut buffer = std::mem::take(&mut window.scratch);
-            write_version(&*sidecar.file, &layout, side, &description, &parity, &mut buffer)?;
-            window.scratch = buffer;
+            let side = stripe.next_side();
+            write_version(&*sidecar.file, &layout, side, &description, &parity, &mut scratch)?;
             // At most SOURCES.
             outcome.renewed += members as u32;
         }
+        window.scratch = scratch;
         Ok(outcome)
     }
 
@@ -290,21 +290,17 @@ impl Run<'_> {
         &self,
         sidecar: &Sidecar,
         stripe: &Stripe,
-        window: &Window,
+        pages: &Members<'_>,
         members: usize,
     ) -> Result<Vec<u32>> {
-        let Some(current) = &stripe.current else {
-            return Ok(Vec::new());
-        };
-        let layout = &sidecar.layout;
-        let standing = sidecar.standing(self.standing, window.number);
+        let layout = sidecar.layout;
+        let standing = sidecar.standing(self.standing, stripe.window);
         let mut damaged = Vec::new();
-        for position in stripe.differing(layout, window, members) {
-            let page = layout.page(window.number, stripe.number, position);
-            let found = window.digest(layout.place(stripe.number, position));
+        for position in stripe.differing(pages, members) {
+            let page = layout.page(stripe.window, stripe.number, position);
             // A position that differs is one that the version has.
-            let wanted = current.digest(position).unwrap_or_default();
-            if self.now.judge(standing, page, found, wanted)? == Finding::Damaged {
+            let wanted = stripe.digest(position).unwrap_or_default();
+            if self.now.judge(standing, page, pages.digest(position), wanted)? == Finding::Damaged {
                 damaged.push(page);
             }
         }
@@ -313,12 +309,10 @@ impl Run<'_> {
 }
 
 /// Whether everything of the version in force is intact, and the pages are as it has them.
-fn is_current(stripe: &Stripe, layout: &Layout, window: &Window, members: usize) -> bool {
+fn is_current(stripe: &Stripe, pages: &Members<'_>, members: usize) -> bool {
     stripe.current.as_ref().is_some_and(|current| {
         let digests = &current.description.digests;
-        let same = |(position, digest): (usize, &u128)| {
-            window.digest(layout.place(stripe.number, position)) == Some(*digest)
-        };
+        let same = |(position, digest): (usize, &u128)| pages.digest(position) == Some(*digest);
         current.whole() && digests.len() == members && digests.iter().enumerate().all(same)
     })
 }

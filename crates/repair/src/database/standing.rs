@@ -110,7 +110,7 @@ impl Now {
         let begun_anew = self.begun_anew(state);
         let goes_on = same_file && self.goes_on(state);
         let untouched = same_file
-            && was.bytes == self.stamp.bytes
+            && (was.bytes == self.stamp.bytes || self.cut_off(was))
             && was.modified == self.stamp.modified
             && was.modified != 0
             && state.pending == 0;
@@ -167,6 +167,13 @@ impl Now {
             && was.change_counter != 0
     }
 
+    /// Whether the file is shorter than it was, and nobody can have cut it on purpose: SQLite says in its header how long
+    /// the file is. Meant for a file that has the time of its last write still, which a truncation would have changed.
+    fn cut_off(&self, was: &Stamp) -> bool {
+        let no_header = was.change_counter == 0;
+        self.stamp.bytes < was.bytes && (no_header || self.says_old_size(was))
+    }
+
     /// Whether SQLite's header still says the size that the file had: whoever changed it was not SQLite.
     fn says_old_size(&self, was: &Stamp) -> bool {
         let field = |at: usize| {
@@ -199,14 +206,16 @@ impl Now {
         {
             return Ok(Finding::Written);
         }
+        // Whatever is there will be written over.
+        let will_be = self.log.as_ref().is_some_and(|log| log.holds(page));
         Ok(match standing {
             Standing::Current => Finding::Damaged,
+            _ if will_be => Finding::Written,
             Standing::FollowedByLog => {
                 let log = self.log.as_ref();
-                let will_be = log.is_some_and(|log| log.holds(page));
                 let cut_off = found.is_none()
                     && log.is_some_and(|log| log.scan.commits > 0 && page > log.scan.db_pages);
-                if will_be || cut_off {
+                if cut_off {
                     Finding::Written
                 } else {
                     Finding::Damaged

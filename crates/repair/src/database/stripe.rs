@@ -112,8 +112,7 @@ impl Version {
         let slot = layout.slot_at(window, stripe, side);
         let first = layout.parity_in_slot(0) as usize;
         let second = layout.second_description();
-        // Room for all of it; a version of few pages has a gap behind its parity.
-        buffer.resize(layout.slot_len() as usize, 0);
+        buffer.resize(first, 0);
         let read = file.read_at(&mut buffer[..first], slot)?;
         let own = |description: &Description| {
             description.window == window
@@ -144,6 +143,7 @@ impl Version {
             return Ok(Some(version));
         }
         let len = (layout.parity_in_slot(shards) - layout.parity_in_slot(0)) as usize;
+        buffer.resize(len, 0);
         let read = file.read_at(&mut buffer[..len], slot + first as u64)?;
         for index in 0..shards {
             let at = layout.parity_in_slot(index);

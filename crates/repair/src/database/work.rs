@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_types::{Cx, Result};
+use walmend_vfs::VfsFile;
 
 /// How long a walk that is held back sleeps at most before it looks whether it was cancelled.
 const NAP: Duration = Duration::from_millis(50);
@@ -14,6 +15,7 @@ pub struct Work<'a> {
     cx: &'a Cx,
     threads: usize,
     rate: Option<u64>,
+    from_device: bool,
     progress: &'a (dyn Fn(u64) + Sync),
     started: Instant,
     read: AtomicU64,
@@ -36,6 +38,7 @@ impl<'a> Work<'a> {
             cx,
             threads: 1,
             rate: None,
+            from_device: false,
             progress: &|_| {},
             started: Instant::now(),
             read: AtomicU64::new(0),
@@ -56,12 +59,31 @@ impl<'a> Work<'a> {
         self
     }
 
+    /// The database is read from the device and not from the page cache, where what rotted on the disk may still be right.
+    /// Where the file system cannot do that, the cached pages are dropped first, as far as it lets them go.
+    #[must_use]
+    pub fn from_device(mut self, from_device: bool) -> Self {
+        self.from_device = from_device;
+        self
+    }
+
     /// Called with the bytes of the database that are read so far, from any of the threads, after every
     /// mebibyte. What it does delays the walk.
     #[must_use]
     pub fn progress(mut self, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
         self.progress = progress;
         self
+    }
+
+    /// Reads the database, from where that is wanted.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn read(&self, db: &dyn VfsFile, piece: &mut [u8], at: u64) -> Result<usize> {
+        if self.from_device {
+            return Ok(db.read_from_device(piece, at)?.bytes);
+        }
+        db.read_at(piece, at)
     }
 
     pub(crate) fn thread_count(&self) -> usize {

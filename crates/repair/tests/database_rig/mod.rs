@@ -84,6 +84,10 @@ impl Rig {
             .unwrap()
     }
 
+    pub(crate) fn try_heal(&self, work: &Work<'_>) -> Result<()> {
+        heal_database(&UnixVfs::new(), &self.files(), &ReedSolomon, false, work).map(drop)
+    }
+
     /// Damages the database as a disk does: without leaving another time.
     pub(crate) fn damage(&self, damage: impl FnOnce(&mut Vec<u8>)) {
         rot(&self.db(), damage);

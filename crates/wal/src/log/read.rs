@@ -133,13 +133,22 @@ impl ReadMark {
                 expected: format!("the database has {} pages", self.db_pages),
             });
         }
-        if let (Some(header), Some(frame)) = (&self.header, self.index.find(page, FrameNumber(self.frame))) {
+        if let (Some(header), PageSource::Log(frame)) = (&self.header, self.source(page)) {
             read_verified(&self.shared, header, &self.index, frame, page, buf)?;
             return Ok(PageSource::Log(frame));
         }
         let read = self.shared.db.read_at(buf, page.offset(page_size))?;
         buf[read..].fill(0);
         Ok(PageSource::Database)
+    }
+
+    /// Where [`read`](Self::read) looks for a page.
+    pub fn source(&self, page: PageNumber) -> PageSource {
+        let frame = self.index.find(page, FrameNumber(self.frame));
+        match frame.filter(|_| self.header.is_some()) {
+            Some(frame) => PageSource::Log(frame),
+            None => PageSource::Database,
+        }
     }
 }
 

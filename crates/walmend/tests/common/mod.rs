@@ -11,6 +11,7 @@
 
 pub(crate) mod child;
 pub(crate) mod codec;
+pub(crate) mod kill;
 pub(crate) mod sqlite;
 
 use std::collections::BTreeMap;
