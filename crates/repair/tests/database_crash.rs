@@ -7,7 +7,7 @@ use std::sync::Arc;
 use walmend_repair::{
     DatabaseCheck, DatabaseProtection, ReedSolomon, Scrubbed, Standing, Work, heal_database, protect_database,
 };
-use walmend_types::{Cx, PageSize, Result};
+use walmend_types::{Cx, Error, PageSize, Result};
 use walmend_vfs::sim::{CrashKeep, SimVfs};
 use walmend_vfs::{OpenFlags, Vfs};
 use walmend_wal::FileSet;
@@ -162,6 +162,8 @@ fn scrub(vfs: &SimVfs) -> Result<(DatabaseProtection, Vec<u32>)> {
                 all.extend(healed);
             }
             Scrubbed::End => return Ok((protection, all)),
+            // What failed is told to the events.
+            Scrubbed::OutOfStep => return Err(Error::Invalid("out of step".into())),
             other => panic!("{other:?}"),
         }
     }
