@@ -280,6 +280,14 @@ fn copy(
     };
     // What is published is durable; this makes the rule hold here, in one place, whoever published it.
     shared.sync_wal(SyncMode::Data)?;
+    // So must the watermark be, before the first page: of damage in frames that are in the database, a cut there as
+    // behind a torn tail would leave a mixture of two states.
+    {
+        let mut meta = shared.meta.lock();
+        if meta.dirty {
+            shared.sync_meta(&mut meta)?;
+        }
+    }
     let mut page_bytes = vec![0; shared.page_size.as_usize()];
     let mut expected = Vec::new();
     // Only with everything copied is the size known, and only then do pages past it go.

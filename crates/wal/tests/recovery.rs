@@ -168,6 +168,29 @@ fn a_salvage_under_a_damaged_header_is_done_once_whatever_older_frames_lie_behin
     }
 }
 
+/// The power loss took the watermark back, and the damaged frame counted as the end of what was written: the log was cut
+/// there, under a database that had the pages of the frames behind.
+#[test]
+fn damage_in_what_a_checkpoint_has_copied_is_no_torn_tail_after_a_power_loss() {
+    let vfs = fresh(6);
+    let mut rig = Rig::open(&vfs, &setup()).unwrap();
+    rig.must_commit(write(1, [1, 2]));
+    rig.must_commit(write(2, [1, 3]));
+    rig.must_commit(write(3, [2, 3]));
+    rig.checkpoint(CheckpointMode::Passive).unwrap();
+    drop(rig);
+    let vfs = vfs.crash(CrashKeep::None);
+    for frame in 1..=6 {
+        let vfs = vfs.fork();
+        assert!(vfs.flip_bit(Path::new(WAL), frame_offset(frame, setup().page_size) + 100, 3));
+        let refused = Rig::open(&vfs, &setup()).err().unwrap();
+        assert!(
+            matches!(refused, Error::WalCorrupt { frame: found, .. } if found == frame),
+            "{refused}"
+        );
+    }
+}
+
 /// A device that answers an old sector again. By its salts that looks like a reset that did not come to its end, after
 /// which everything is in the database; the acknowledged commits behind it were dropped without a word.
 #[test]
