@@ -3,6 +3,7 @@
 //! Once the lock of the database is given up, the files belong to whoever opens them next: a read that spans a
 //! close could see another program's pages, and a checkpoint that goes on would write over them.
 
+use walmend_sync::atomic::{AtomicBool, Ordering};
 use walmend_sync::{Condvar, Mutex};
 use walmend_types::{Error, Result};
 
@@ -11,6 +12,9 @@ use walmend_types::{Error, Result};
 pub struct Usage {
     state: Mutex<State>,
     idle: Condvar,
+    /// The same as in the state, for those who only ask: every transaction does so twice, and a lock for that would be
+    /// the busiest of all.
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +47,7 @@ impl Usage {
     /// # Errors
     /// [`Error::Closed`].
     pub fn check_open(&self) -> Result<()> {
-        if self.state.lock().closed {
+        if self.closed.load(Ordering::Acquire) {
             Err(closed())
         } else {
             Ok(())
@@ -54,6 +58,7 @@ impl Usage {
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
+        self.closed.store(true, Ordering::Release);
         while state.at_work > 0 {
             state = self.idle.wait(state);
         }
