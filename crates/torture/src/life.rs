@@ -13,7 +13,7 @@ use walmend_proof::Random;
 use walmend_sync::thread;
 
 /// A worker that says nothing for so long, in time in which this process and the worker were let run, hangs.
-const SILENT: Duration = Duration::from_secs(60);
+const SILENT: Duration = Duration::from_secs(180);
 /// How often the parent looks up.
 const BEAT: Duration = Duration::from_millis(2);
 

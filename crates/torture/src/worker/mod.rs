@@ -8,6 +8,7 @@ use crate::content::Layout;
 use crate::protocol::{Line, Pairs, StoreTask, Task};
 use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use walmend::{Error, LogIo, OnDamage, Options, OutcomeToken, PageNumber, PageSize, Pages, Store};
 use walmend_proof::Random;
@@ -17,7 +18,7 @@ use walmend_sync::{Mutex, thread};
 /// How long opening goes on trying while somebody else has the database.
 const OPEN_FOR: Duration = Duration::from_secs(20);
 /// A part that does nothing for so long, in time in which this process ran, hangs.
-const STUCK: Duration = Duration::from_secs(45);
+const STUCK: Duration = Duration::from_secs(150);
 /// By then what is committed is repairable.
 const REPAIR_WAIT: Duration = Duration::from_secs(60);
 
@@ -35,10 +36,28 @@ pub(crate) struct Bench {
     pub(crate) samples: [AtomicU64; 6],
 }
 
+/// A part of the worker counts its steps here, for as long as this lives.
+pub(crate) struct Steps(Arc<AtomicU64>);
+
+/// The count of a part that has ended.
+const ENDED: u64 = u64::MAX;
+
+impl Steps {
+    pub(crate) fn next(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.0.store(ENDED, Ordering::Relaxed);
+    }
+}
+
 /// Something that has to make progress.
 struct Part {
     name: String,
-    steps: std::sync::Arc<AtomicU64>,
+    steps: Arc<AtomicU64>,
     /// Its last count, and for how long it has been that.
     last: (u64, Duration),
 }
@@ -121,7 +140,7 @@ fn watch(bench: &Bench) {
         let ran = begun.elapsed().min(beat * 2);
         for part in bench.parts.lock().iter_mut() {
             let steps = part.steps.load(Ordering::Relaxed);
-            if steps != part.last.0 {
+            if steps != part.last.0 || steps == ENDED {
                 part.last = (steps, Duration::ZERO);
                 continue;
             }
@@ -156,14 +175,14 @@ impl Bench {
     }
 
     /// Registers a part that has to make progress; it counts its steps.
-    pub(crate) fn part(&self, name: impl Into<String>) -> std::sync::Arc<AtomicU64> {
-        let steps = std::sync::Arc::new(AtomicU64::new(0));
+    pub(crate) fn part(&self, name: impl Into<String>) -> Steps {
+        let steps = Arc::new(AtomicU64::new(0));
         self.parts.lock().push(Part {
             name: name.into(),
-            steps: std::sync::Arc::clone(&steps),
+            steps: Arc::clone(&steps),
             last: (0, Duration::ZERO),
         });
-        steps
+        Steps(steps)
     }
 
     /// Sleeps, and returns early at the end.
@@ -268,7 +287,7 @@ impl Bench {
             .collect();
         let mut places = Vec::new();
         for (number, task) in self.task.stores.iter().enumerate() {
-            opening.fetch_add(1, Ordering::Relaxed);
+            opening.next();
             let store = self.open(number, task)?;
             let place = Place {
                 bench: self,
@@ -288,7 +307,7 @@ impl Bench {
         self.parts.lock().clear();
         let closing = self.part("closing");
         for place in places {
-            closing.fetch_add(1, Ordering::Relaxed);
+            closing.next();
             place.end();
         }
         self.parts.lock().clear();

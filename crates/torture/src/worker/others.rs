@@ -38,7 +38,7 @@ pub(super) fn read(place: &Place<'_>, number: u32, seed: u64) {
         .part(format!("reader {number} of store {}", place.number));
     let mut random = Random(seed);
     while !place.bench.stopped() {
-        steps.fetch_add(1, Ordering::Relaxed);
+        steps.next();
         let Ok(snapshot) = place.store.snapshot() else {
             return;
         };
@@ -53,7 +53,7 @@ pub(super) fn read(place: &Place<'_>, number: u32, seed: u64) {
             _ => 20,
         };
         place.bench.rest(Duration::from_millis(random.below(hold)));
-        steps.fetch_add(1, Ordering::Relaxed);
+        steps.next();
         let again = look(place, &snapshot, &looked);
         if let (Some(seen), Some(again)) = (seen, again) {
             if seen != again {
@@ -120,7 +120,7 @@ pub(super) fn checkpoint(place: &Place<'_>, seed: u64) {
     let steps = place.bench.part(format!("checkpoints of store {}", place.number));
     let mut random = Random(seed);
     while !place.bench.stopped() {
-        steps.fetch_add(1, Ordering::Relaxed);
+        steps.next();
         place.bench.rest(Duration::from_millis(random.below(300)));
         if place.bench.stopped() {
             return;
@@ -170,8 +170,10 @@ pub(super) fn back_up(place: &Place<'_>, seed: u64) {
     let steps = place.bench.part(format!("backups of store {}", place.number));
     let mut random = Random(seed);
     while !place.bench.stopped() {
-        steps.fetch_add(1, Ordering::Relaxed);
-        place.bench.rest(Duration::from_millis(200 + random.below(800)));
+        steps.next();
+        // A large copy again and again would leave the disk to nobody else.
+        let pause = if place.bench.task.soak { 20_000 } else { 200 };
+        place.bench.rest(Duration::from_millis(pause + random.below(800)));
         if place.bench.stopped() {
             return;
         }

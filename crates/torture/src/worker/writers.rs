@@ -21,7 +21,7 @@ pub(super) fn sync(place: &Place<'_>, number: u32, seed: u64) {
         .part(format!("writer {number} of store {}", place.number));
     let mut random = Random(seed);
     while !place.bench.stopped() {
-        steps.fetch_add(1, Ordering::Relaxed);
+        steps.next();
         let cells = some_cells(place, &mut random);
         let txn = match random.one_in(8) {
             // Locks the first one before it takes its snapshot.
@@ -48,7 +48,7 @@ pub(super) fn serializable(place: &Place<'_>, number: u32, seed: u64) {
     let steps = place.bench.part(name);
     let mut random = Random(seed);
     while !place.bench.stopped() {
-        steps.fetch_add(1, Ordering::Relaxed);
+        steps.next();
         let txn = match place.store.begin_serializable() {
             Ok(txn) => txn,
             Err(error) => {
@@ -112,7 +112,7 @@ pub(super) fn tasks(place: &Place<'_>, count: u32, seed: u64) {
         let mut random = Random(seed ^ u64::from(number) << 32);
         async move {
             while !place.bench.stopped() {
-                steps.fetch_add(1, Ordering::Relaxed);
+                steps.next();
                 let kept = number == 0 && !place.bench.task.soak;
                 let cells = if kept {
                     (0..KEPT).collect()
