@@ -228,7 +228,6 @@ impl Bench {
             .checkpoint_at(self.task.checkpoint_at)
             .log_limit(self.task.log_limit)
             .preallocate(self.task.preallocate)
-            .protect_database(true)
             .scrub(64 << 20, Duration::from_millis(200))
             .checkpoint_wait(Duration::from_millis(200))
             .log_io(match self.task.direct {
@@ -248,8 +247,9 @@ impl Bench {
     /// Opens a store; tries again while somebody else has it.
     fn open(&self, number: usize, store: &StoreTask) -> Result<Store, String> {
         let begun = Instant::now();
+        let mut protect = true;
         loop {
-            match Store::open(&store.path, self.options(store)) {
+            match Store::open(&store.path, self.options(store).protect_database(protect)) {
                 Ok((opened, report)) => {
                     self.say(&Line::Open {
                         store: number,
@@ -263,7 +263,10 @@ impl Bench {
                     return Ok(opened);
                 }
                 Err(error) => {
-                    let again = error.is_transient() || self.task.squeeze.is_some();
+                    // Without room for parity a store that asks for it is refused: then it goes without.
+                    let no_room = protect && matches!(error, Error::Full { .. });
+                    protect &= !no_room;
+                    let again = error.is_transient() || self.task.squeeze.is_some() || no_room;
                     if !matches!(error, Error::Locked { .. }) {
                         self.fault(number, "open", &error);
                     }
