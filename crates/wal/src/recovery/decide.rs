@@ -8,7 +8,8 @@ pub enum OnDamage {
     /// Change nothing, and say what is at stake.
     #[default]
     Refuse,
-    /// Copy the damaged log aside, then keep what precedes the damage.
+    /// Copy the damaged log aside, save what can be read behind the damage into a database of its own
+    /// ([`SalvagedCopy`](super::SalvagedCopy)), then keep what precedes the damage.
     Salvage,
     /// Keep what precedes the damage and drop the rest, as SQLite does.
     TruncateLikeSqlite,
