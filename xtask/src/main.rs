@@ -15,6 +15,7 @@ mod checks;
 mod ci;
 mod fuzz;
 mod loom;
+mod power;
 mod release;
 mod sweep;
 mod syntax;
@@ -96,6 +97,14 @@ const TASKS: &[Task] = &[
         about: "real processes, killed, starved, with rotting files, on disks that fail (5 minutes unless told); keeps \
                 what fails; or full load for M minutes, sampled",
         run: torture::run,
+    },
+    Task {
+        name: "power",
+        options: "[--engine E] [--file-system F] [--mount OPTIONS] [--log direct|buffered] [--pages sqlite|raw] \
+                  [--lives N] [--cuts N] [--seconds S] [--writers N] [--seed S]",
+        about: "cuts the power of a virtual machine at random moments; as root, with qemu; without an engine, all that \
+                there is",
+        run: power::run,
     },
     Task {
         name: "sweep",

@@ -476,7 +476,10 @@ mod tests {
     #[test]
     fn a_client_that_speaks_something_else_is_an_error() {
         let (end, _) = session(|disk, _| {
+            let _greeting: [u8; 18] = take(disk).unwrap();
             disk.write_all(&[9; 64]).unwrap();
+            // Until the server has hung up; whether that is an end or a reset is no matter.
+            let _ = disk.read_to_end(&mut Vec::new());
         });
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
