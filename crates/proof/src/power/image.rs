@@ -3,6 +3,9 @@
 //! On the medium for certain is what a finished flush is about: the writes that the machine was told of *before* it
 //! sent the flush. Of all others that had arrived by then, answered or not, any subset of the sectors may be there;
 //! of a sector that was written more than once, any of its states since the last certain one.
+//!
+//! File systems write their superblock in place, and cannot be mounted if half of it is old: ext4 and btrfs count on a
+//! disk that writes 4 KiB whole. So that block is kept or lost as a whole.
 
 use super::recording::{Event, Recording};
 use crate::random::Random;
@@ -14,6 +17,9 @@ use std::path::{Path, PathBuf};
 
 /// Bytes that a disk writes whole or not at all.
 const SECTOR: usize = 512;
+
+/// The blocks, in bytes from the start of the disk, where ext4 and btrfs have their superblock.
+const SUPERBLOCKS: [std::ops::Range<u64>; 2] = [0..4096, 65536..69632];
 
 /// Which of the writes that are not certain are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +134,7 @@ impl<'a> Images<'a> {
         let chosen = random.below(uncertain);
         let mut losses = Losses::default();
         for event in rest {
-            let Event::Write { id, .. } = event else {
+            let Event::Write { id, offset, .. } = event else {
                 continue;
             };
             if self.is_certain(*id, certain) {
@@ -137,7 +143,11 @@ impl<'a> Images<'a> {
             }
             let is_chosen = losses.uncertain == chosen;
             losses.uncertain += 1;
+            let is_superblock = |block: &std::ops::Range<u64>| block.contains(offset);
             let whole = match loss {
+                Loss::Sectors(percent) if SUPERBLOCKS.iter().any(is_superblock) => {
+                    Some(random.below(100) >= percent)
+                }
                 Loss::All => Some(false),
                 Loss::None => Some(true),
                 Loss::Writes(percent) => Some(random.below(100) >= percent),
@@ -197,17 +207,21 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// Behind the first block, which is never torn.
+    const START: usize = 4096;
+    const AT: u64 = START as u64;
+
     struct Bench {
         folder: tempfile::TempDir,
     }
 
     impl Bench {
-        /// A disk of four sectors of zeros.
+        /// A disk of zeros.
         fn new() -> Self {
             let bench = Self {
                 folder: tempfile::tempdir().unwrap(),
             };
-            fs::write(bench.path("base"), [0; 4 * SECTOR]).unwrap();
+            fs::write(bench.path("base"), [0; START + 4 * SECTOR]).unwrap();
             bench
         }
 
@@ -222,12 +236,12 @@ mod tests {
             Recording::load(&self.path("recording")).unwrap()
         }
 
-        /// The first byte of each sector after a cut.
+        /// The first byte of each of four sectors after a cut.
         fn cut(&self, images: &mut Images<'_>, events: usize, loss: Loss, seed: u64) -> [u8; 4] {
             let image = self.path("image");
             images.cut(events, loss, &mut Random::new(seed), &image).unwrap();
             let bytes = fs::read(image).unwrap();
-            [0, 1, 2, 3].map(|sector| bytes[sector * SECTOR])
+            [0, 1, 2, 3].map(|sector| bytes[START + sector * SECTOR])
         }
     }
 
@@ -239,12 +253,12 @@ mod tests {
     fn only_what_was_answered_before_a_finished_flush_arrived_is_certain() {
         let bench = Bench::new();
         let recording = bench.record(|disk| {
-            disk.write(1, 0, &sector(1))?;
+            disk.write(1, AT, &sector(1))?;
             disk.written(1)?;
-            disk.write(2, 512, &sector(2))?;
+            disk.write(2, AT + 512, &sector(2))?;
             disk.flush(3)?;
             disk.written(2)?;
-            disk.write(4, 1024, &sector(4))?;
+            disk.write(4, AT + 1024, &sector(4))?;
             disk.written(4)?;
             disk.flushed(3)
         });
@@ -261,16 +275,16 @@ mod tests {
     fn of_a_sector_written_again_any_state_since_the_certain_one_may_be_there() {
         let bench = Bench::new();
         let recording = bench.record(|disk| {
-            disk.write(1, 0, &sector(1))?;
+            disk.write(1, AT, &sector(1))?;
             disk.written(1)?;
             disk.flush(2)?;
             disk.flushed(2)?;
-            disk.write(3, 0, &sector(3))?;
-            disk.write(4, 0, &sector(4))
+            disk.write(3, AT, &sector(3))?;
+            disk.write(4, AT, &sector(4))
         });
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..100 {
-            fs::write(bench.path("base"), [0; 4 * SECTOR]).unwrap();
+            fs::write(bench.path("base"), [0; START + 4 * SECTOR]).unwrap();
             let mut images = Images::new(&recording, &bench.path("base"));
             seen.insert(bench.cut(&mut images, 6, Loss::Sectors(50), seed)[0]);
         }
@@ -281,8 +295,8 @@ mod tests {
     fn a_certain_write_covers_an_earlier_one_that_is_not() {
         let bench = Bench::new();
         let recording = bench.record(|disk| {
-            disk.write(1, 0, &sector(1))?;
-            disk.write(2, 0, &sector(2))?;
+            disk.write(1, AT, &sector(1))?;
+            disk.write(2, AT, &sector(2))?;
             disk.written(2)?;
             disk.flush(3)?;
             disk.flushed(3)?;
@@ -297,9 +311,9 @@ mod tests {
     fn a_write_can_be_torn_between_its_sectors_and_one_write_alone_can_be_lost_or_kept() {
         let bench = Bench::new();
         let recording = bench.record(|disk| {
-            disk.write(1, 0, &[sector(1), sector(2)].concat())?;
-            disk.write(2, 1024, &sector(3))?;
-            disk.write(3, 1536, &sector(4))
+            disk.write(1, AT, &[sector(1), sector(2)].concat())?;
+            disk.write(2, AT + 1024, &sector(3))?;
+            disk.write(3, AT + 1536, &sector(4))
         });
         let mut images = Images::new(&recording, &bench.path("base"));
         let all =
@@ -310,5 +324,20 @@ mod tests {
         assert!(one.contains(&[0, 0, 3, 4]) && one.contains(&[1, 2, 3, 0]));
         let but_one: Vec<[u8; 4]> = all(&mut images, Loss::AllButOne);
         assert!(but_one.contains(&[1, 2, 0, 0]) && but_one.contains(&[0, 0, 0, 4]));
+    }
+
+    #[test]
+    fn a_superblock_is_not_torn() {
+        let bench = Bench::new();
+        let recording = bench.record(|disk| disk.write(1, 1024, &[sector(1), sector(2)].concat()));
+        let mut images = Images::new(&recording, &bench.path("base"));
+        for seed in 0..50 {
+            bench.cut(&mut images, 1, Loss::Sectors(50), seed);
+            let bytes = fs::read(bench.path("image")).unwrap();
+            assert!(
+                matches!([bytes[1024], bytes[1536]], [0, 0] | [1, 2]),
+                "seed {seed}"
+            );
+        }
     }
 }
