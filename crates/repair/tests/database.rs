@@ -82,6 +82,31 @@ fn what_a_log_brought_before_it_began_anew_is_not_undone_where_the_time_of_the_f
 }
 
 #[test]
+fn a_page_that_a_power_loss_tore_in_a_checkpoint_is_not_undecided_while_the_log_holds_it() {
+    let rig = Rig::new(4096, 100, 3);
+    // Before the first log: nothing in it can say that it goes on from here.
+    rig.protect();
+    let page = Random(9).bytes(4096);
+    let header = WalHeader {
+        byte_order: ByteOrder::Little,
+        page_size: PageSize::DEFAULT,
+        checkpoint_seq: 0,
+        salts: Salts { salt1: 8, salt2: 9 },
+    };
+    let frame = FrameHeader::chained(&header, header.checksum(), 7, 100, &page);
+    let log = [&header.encode()[..], &frame.encode(), &page].concat();
+    fs::write(rig.db().with_extension("db-wal"), log).unwrap();
+    let torn = [&page[..512], &rig.read()[rig.page(7)][512..]].concat();
+    rig.write(7, &torn);
+    rig.write(30, &page);
+    let check = rig.check();
+    assert_eq!((check.standing, check.written), (Standing::Touched, 1));
+    assert_eq!((check.damaged.len(), &check.undecided[..]), (0, &[30][..]));
+    assert_eq!(rig.heal().undecided, [30]);
+    assert!(rig.read()[rig.page(7)] == torn);
+}
+
+#[test]
 fn a_mebibyte_of_zeros_and_a_lost_tail_are_healed_across_windows() {
     let rig = Rig::new(4096, 8192 + 700, 1);
     let whole = rig.read();

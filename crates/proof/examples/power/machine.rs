@@ -41,7 +41,7 @@ pub(crate) fn live(settings: &Settings, seed: u64, image: &Path, recording: &Pat
             .map_err(|error| format!("qemu-system-x86_64: {error}"))?,
     );
     let recorder = Recorder::create(recording).map_err(text)?;
-    let served = Served::accept(&disk, lines, image, recorder, DELAYS, Random::new(seed)).map_err(text)?;
+    let served = Served::accept(&disk, lines, image, recorder, DELAYS, Random(seed)).map_err(text)?;
     let started = Instant::now();
     let mut ready = None;
     let mut said = String::new();

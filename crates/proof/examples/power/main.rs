@@ -69,14 +69,14 @@ fn run(settings: &Settings) -> Result<(), String> {
     }
     let start = settings.scratch.join("start.img");
     make_disk(settings, &start)?;
-    let mut random = Random::new(settings.work.seed);
+    let mut random = Random(settings.work.seed);
     let mut expected = Expected::new(settings.work.groups);
     let mut report = Report::new(settings);
     for life in 1..=settings.lives {
         let recording = dir.join(format!("life-{life}.recording"));
         let disk = settings.scratch.join("disk.img");
         copy(&start, &disk)?;
-        if let Err(error) = machine::live(settings, random.bits(), &disk, &recording) {
+        if let Err(error) = machine::live(settings, random.next(), &disk, &recording) {
             copy(&start, &dir.join(format!("failed-{life}-start.img")))?;
             return report.machine_failed(life, &error);
         }

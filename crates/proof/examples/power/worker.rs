@@ -146,7 +146,7 @@ fn walmend(work: &Work, db: &Path) -> Result<(), String> {
 }
 
 fn checkpoints(store: &Store, seed: u64) -> Result<(), walmend::Error> {
-    let mut random = Random::new(seed ^ 0xc4ec);
+    let mut random = Random(seed ^ 0xc4ec);
     loop {
         thread::sleep(Duration::from_millis(random.below(2000)));
         let mode = *random.pick(&MODES);
@@ -167,7 +167,7 @@ impl Turns {
     pub(crate) fn new(work: &Work, writer: u32, versions: &[u64]) -> Self {
         let mine = (0u32..).zip(versions.iter().copied());
         Self {
-            random: Random::new(work.seed ^ u64::from(writer)),
+            random: Random(work.seed ^ u64::from(writer)),
             mine: mine.filter(|(group, _)| group % work.writers == writer).collect(),
         }
     }
@@ -209,7 +209,7 @@ impl Turns {
 /// walmend and SQLite in turns, each with a few commits before it closes the database.
 fn turns(work: &Work, db: &Path) -> Result<(), String> {
     let text = |error: walmend::Error| error.to_string();
-    let mut random = Random::new(work.seed ^ 0x7412);
+    let mut random = Random(work.seed ^ 0x7412);
     let mut turns = None;
     loop {
         let (store, _) = Store::open(db, options(work)).map_err(text)?;

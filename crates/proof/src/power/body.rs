@@ -1,6 +1,6 @@
 //! What the machine writes: pages in groups, each group from one version to the next in one transaction.
 
-use crate::random::Random;
+use crate::Random;
 use std::ops::Range;
 
 /// Number, version.
@@ -23,10 +23,10 @@ impl Body {
     pub fn fill(self, bytes: &mut [u8]) {
         bytes[..8].copy_from_slice(&u64::from(self.id).to_le_bytes());
         bytes[8..HEAD].copy_from_slice(&self.version.to_le_bytes());
-        let own = Random::new(u64::from(self.id)).bits();
-        let mut random = Random::new(own.wrapping_add(self.version));
+        let own = Random(u64::from(self.id)).next();
+        let mut random = Random(own.wrapping_add(self.version));
         for chunk in bytes[HEAD..].chunks_mut(8) {
-            chunk.copy_from_slice(&random.bits().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]);
         }
     }
 

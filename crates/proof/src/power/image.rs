@@ -8,7 +8,7 @@
 //! disk that writes 4 KiB whole. So that block is kept or lost as a whole.
 
 use super::recording::{Event, Recording};
-use crate::random::Random;
+use crate::Random;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -239,7 +239,7 @@ mod tests {
         /// The first byte of each of four sectors after a cut.
         fn cut(&self, images: &mut Images<'_>, events: usize, loss: Loss, seed: u64) -> [u8; 4] {
             let image = self.path("image");
-            images.cut(events, loss, &mut Random::new(seed), &image).unwrap();
+            images.cut(events, loss, &mut Random(seed), &image).unwrap();
             let bytes = fs::read(image).unwrap();
             [0, 1, 2, 3].map(|sector| bytes[START + sector * SECTOR])
         }

@@ -5,7 +5,7 @@
 //! do on a real disk. One thread does it all, so the order of the recording is the order of what happened.
 
 use super::recording::Recorder;
-use crate::random::Random;
+use crate::Random;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -362,7 +362,7 @@ mod tests {
                 let mut disk = UnixStream::connect(path("disk")).unwrap();
                 client(&mut disk, &mut lines);
             });
-            let served = Served::accept(&disk, lines, &path("image"), recorder, AT_ONCE, Random::new(1));
+            let served = Served::accept(&disk, lines, &path("image"), recorder, AT_ONCE, Random(1));
             let end = served.and_then(|served| served.serve(|line| line == Some("enough")));
             client.join().unwrap();
             end
