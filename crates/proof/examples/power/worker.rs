@@ -1,6 +1,7 @@
 //! What runs in the machine: writers that commit as fast as they can, and say what they were told.
 //!
-//! Each line goes out in one write, and the machine goes on only when the other side has it.
+//! Each line goes out in one write. It may come later than a write to the disk that follows it, never earlier than one
+//! that it speaks of.
 
 use crate::database::{self, Pages};
 use crate::settings::{Engine, Work};

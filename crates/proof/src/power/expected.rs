@@ -1,4 +1,4 @@
-//! What must be there after a loss of power: all that was acknowledged, and at most one transaction of each group more.
+//! What must be there after a loss of power: all that was acknowledged, and of the rest whole transactions.
 
 use super::body::{Body, Groups};
 
@@ -7,6 +7,9 @@ use super::body::{Body, Groups};
 pub struct Expected {
     groups: Groups,
     versions: Vec<u64>,
+    /// What the machine will have said by the end of its life. Its lines come by another way than its writes, and may
+    /// come later; so only this says how far a group can have come.
+    by_its_end: Vec<u64>,
     /// How many acknowledgements it has heard.
     pub acknowledged: u64,
 }
@@ -29,7 +32,7 @@ pub struct Verdict {
     pub lost: u64,
     /// Groups whose pages are not all of one version, or are none.
     pub torn: u64,
-    /// Groups at a version that nobody can have written yet.
+    /// Groups at a version that nobody has written.
     pub invented: u64,
     /// Transactions that are there although nobody had heard of them: their acknowledgement was cut off.
     pub unheard: u64,
@@ -43,8 +46,18 @@ impl Expected {
         Self {
             groups,
             versions: vec![0; groups.0 as usize],
+            by_its_end: vec![0; groups.0 as usize],
             acknowledged: 0,
         }
+    }
+
+    /// Before a life of which these are all the lines.
+    #[must_use]
+    pub fn before<'a>(mut self, lines: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut at_its_end = self.clone();
+        lines.into_iter().for_each(|line| at_its_end.hear(line));
+        self.by_its_end = at_its_end.versions;
+        self
     }
 
     /// Takes in a line of the machine's: `ack GROUP VERSION` and `seen GROUP VERSION` count.
@@ -72,6 +85,7 @@ impl Expected {
         let mut verdict = Verdict::default();
         for group in 0..self.groups.0 {
             let known = self.version(group);
+            let most = known.max(self.by_its_end[group as usize]) + 1;
             let bodies: Vec<Found> = self.groups.ids(group).map(&mut found).collect();
             let version = |(id, found): (u32, &Found)| match found {
                 Found::Nothing => Some(0),
@@ -93,10 +107,10 @@ impl Expected {
                         "group {group} is at version {version}, {known} was acknowledged"
                     ));
                 }
-                Some(version) if version > known + 1 => {
+                Some(version) if version > most => {
                     verdict.invented += 1;
                     verdict.problems.push(format!(
-                        "group {group} is at version {version}, its writer was at {known} or the next"
+                        "group {group} is at version {version}, which its writer never came to"
                     ));
                 }
                 Some(version) => verdict.unheard += version - known,
@@ -153,5 +167,21 @@ mod tests {
         assert_eq!(verdict(whole(1, 7), Found::Rubbish).torn, 1);
         assert_eq!(verdict(whole(1, 7), whole(1, 7)).torn, 1);
         assert_eq!(verdict(whole(1, 9), whole(2, 9)).invented, 1);
+    }
+
+    #[test]
+    fn a_line_that_comes_late_makes_no_transaction_an_invented_one() {
+        let late = expected().before(["ack 1 8", "ack 1 9"]);
+        let at = |version| {
+            let found = |id| match id {
+                0 => whole(0, 1),
+                1 | 2 => whole(id, version),
+                _ => Found::Nothing,
+            };
+            late.check(found)
+        };
+        assert_eq!((at(10).invented, at(10).unheard), (0, 3));
+        assert_eq!(at(11).invented, 1);
+        assert_eq!(at(6).lost, 1);
     }
 }

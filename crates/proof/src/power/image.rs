@@ -15,9 +15,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes that a disk writes whole or not at all.
-const SECTOR: usize = 512;
-
 /// The blocks, in bytes from the start of the disk, where ext4 and btrfs have their superblock.
 const SUPERBLOCKS: [std::ops::Range<u64>; 2] = [0..4096, 65536..69632];
 
@@ -67,6 +64,8 @@ pub struct Losses {
 #[derive(Debug)]
 pub struct Images<'a> {
     recording: &'a Recording,
+    /// Bytes that the disk writes whole or not at all.
+    sector: usize,
     /// The disk as of the first [`applied`](Self::applied) events.
     base: PathBuf,
     applied: usize,
@@ -77,8 +76,9 @@ pub struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// `base` is the disk at the beginning of the recording. It is changed.
-    pub fn new(recording: &'a Recording, base: &Path) -> Self {
+    /// `base` is the disk at the beginning of the recording; it is changed. A `sector`, in bytes, is written whole or
+    /// not at all.
+    pub fn new(recording: &'a Recording, base: &Path, sector: usize) -> Self {
         let mut written = HashMap::new();
         let mut arrived = HashMap::new();
         let mut flushes = Vec::new();
@@ -92,6 +92,7 @@ impl<'a> Images<'a> {
         }
         Self {
             recording,
+            sector,
             base: base.to_path_buf(),
             applied: 0,
             written,
@@ -182,9 +183,9 @@ impl<'a> Images<'a> {
             return Ok(());
         };
         let bytes = self.recording.bytes(*at, *len)?;
-        for (number, sector) in bytes.chunks(SECTOR).enumerate() {
+        for (number, sector) in bytes.chunks(self.sector).enumerate() {
             if keep(number) {
-                to.write_all_at(sector, offset + (number * SECTOR) as u64)?;
+                to.write_all_at(sector, offset + (number * self.sector) as u64)?;
             }
         }
         Ok(())
@@ -210,6 +211,7 @@ mod tests {
     /// Behind the first block, which is never torn.
     const START: usize = 4096;
     const AT: u64 = START as u64;
+    const SECTOR: usize = 512;
 
     struct Bench {
         folder: tempfile::TempDir,
@@ -262,7 +264,7 @@ mod tests {
             disk.written(4)?;
             disk.flushed(3)
         });
-        let mut images = Images::new(&recording, &bench.path("base"));
+        let mut images = Images::new(&recording, &bench.path("base"), SECTOR);
         assert_eq!(bench.cut(&mut images, 0, Loss::None, 1), [0, 0, 0, 0]);
         assert_eq!(bench.cut(&mut images, 1, Loss::None, 1), [1, 0, 0, 0]);
         assert_eq!(bench.cut(&mut images, 7, Loss::All, 1), [0, 0, 0, 0]);
@@ -285,7 +287,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..100 {
             fs::write(bench.path("base"), [0; START + 4 * SECTOR]).unwrap();
-            let mut images = Images::new(&recording, &bench.path("base"));
+            let mut images = Images::new(&recording, &bench.path("base"), SECTOR);
             seen.insert(bench.cut(&mut images, 6, Loss::Sectors(50), seed)[0]);
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 3, 4]);
@@ -302,7 +304,7 @@ mod tests {
             disk.flushed(3)?;
             disk.written(1)
         });
-        let mut images = Images::new(&recording, &bench.path("base"));
+        let mut images = Images::new(&recording, &bench.path("base"), SECTOR);
         assert_eq!(bench.cut(&mut images, 6, Loss::None, 1), [2, 0, 0, 0]);
         assert_eq!(bench.cut(&mut images, 6, Loss::All, 1), [2, 0, 0, 0]);
     }
@@ -315,7 +317,7 @@ mod tests {
             disk.write(2, AT + 1024, &sector(3))?;
             disk.write(3, AT + 1536, &sector(4))
         });
-        let mut images = Images::new(&recording, &bench.path("base"));
+        let mut images = Images::new(&recording, &bench.path("base"), SECTOR);
         let all =
             |images: &mut Images<'_>, loss| (0..100).map(|seed| bench.cut(images, 3, loss, seed)).collect();
         let torn: Vec<[u8; 4]> = all(&mut images, Loss::Sectors(50));
@@ -330,7 +332,7 @@ mod tests {
     fn a_superblock_is_not_torn() {
         let bench = Bench::new();
         let recording = bench.record(|disk| disk.write(1, 1024, &[sector(1), sector(2)].concat()));
-        let mut images = Images::new(&recording, &bench.path("base"));
+        let mut images = Images::new(&recording, &bench.path("base"), SECTOR);
         for seed in 0..50 {
             bench.cut(&mut images, 1, Loss::Sectors(50), seed);
             let bytes = fs::read(bench.path("image")).unwrap();
