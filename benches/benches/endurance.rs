@@ -1,7 +1,8 @@
 //! Whether a store that commits for long stays as large as it is: memory, threads, descriptors and files, sampled
-//! while 64 writers commit and the log is begun anew beside them. Prints a table.
+//! while writers commit and the log is begun anew beside them. Prints a table.
 //!
-//! `cargo bench -p walmend-benches --bench endurance [-- --commits N]`; 200,000 unless told otherwise.
+//! `cargo bench -p walmend-benches --bench endurance [-- --commits N] [--writers N] [--repair 0]`; 200,000 commits of 64
+//! writers with repair symbols unless told otherwise. With few commits, also the program to count system calls of.
 #![allow(clippy::print_stdout, reason = "it is a program that reports")]
 
 use std::fs;
@@ -12,7 +13,6 @@ use walmend_benches::{option, resident};
 use walmend_sync::atomic::{AtomicU64, Ordering};
 use walmend_sync::thread;
 
-const WRITERS: u32 = 64;
 /// Pages of its own that each writer goes around in.
 const PAGES: u32 = 64;
 /// Lines of the table.
@@ -31,10 +31,12 @@ struct Progress {
 
 fn main() -> Result<()> {
     let commits = option("--commits").unwrap_or(200_000);
+    let writers = option("--writers").map_or(64, |writers| writers.clamp(1, 1024) as u32);
     let folder =
         tempfile::tempdir_in(std::env::var_os("WALMEND_BENCH_DIR").unwrap_or_else(|| "target".into()))
             .map_err(|error| Error::io("create", Path::new("target"), None, error))?;
     let options = Options::new()
+        .repair(option("--repair") != Some(0))
         .checkpoint_at(CHECKPOINT_AT)
         .log_limit(CHECKPOINT_AT * 4);
     let store = Store::open(folder.path().join("a.db"), options)?.0;
@@ -43,7 +45,7 @@ fn main() -> Result<()> {
         "   commits  seconds  commits/s  RSS KiB  threads  files  db KiB  log KiB  sidecar KiB  checkpoints  refused"
     );
     thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS)
+        let writers: Vec<_> = (0..writers)
             .map(|writer| {
                 let (store, progress) = (&store, &progress);
                 scope.spawn(move || write(store, progress, writer, commits))

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use walmend::{CheckpointMode, Options, PageNumber, Result, Store};
 use walmend_benches::{option, resident};
-use walmend_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use walmend_sync::atomic::{AtomicBool, Ordering};
 use walmend_sync::thread;
 
 /// One turn.
@@ -25,7 +25,9 @@ fn main() -> Result<()> {
     match option("--overload") {
         Some(seconds) => overload(folder.path(), Duration::from_secs(seconds)),
         None => {
-            println!("writers  commits/s with  without  ratio  window p50 ms  p99 ms  sidecar/log bytes");
+            println!(
+                "writers  commits/s with  without  ratio  p50/p99 us with    without  window p50 ms  p99 ms  sidecar/log bytes"
+            );
             [1, 8, 64]
                 .into_iter()
                 .try_for_each(|writers| cost(folder.path(), writers, option("--seconds").unwrap_or(8)))
@@ -42,13 +44,16 @@ fn cost(folder: &Path, writers: u32, seconds: u64) -> Result<()> {
     let without = open(folder, format!("without-{writers}.db"), false)?;
     let turns = (Duration::from_secs(seconds).as_millis() / TURN.as_millis() / 2).max(2);
     let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
+    let mut latencies = [Vec::new(), Vec::new()];
     for turn in 0..turns {
         // Who goes first takes turns as well.
         let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut pair = [0.0; 2];
         for place in order {
             let store = [&with, &without][place];
-            pair[place] = commits(store, writers, TURN)?;
+            let (rate, mut took) = commits(store, writers, TURN)?;
+            pair[place] = rate;
+            latencies[place].append(&mut took);
             store.wait_for_repair(LONG)?;
         }
         if turn > 0 {
@@ -62,12 +67,17 @@ fn cost(folder: &Path, writers: u32, seconds: u64) -> Result<()> {
         }
     }
     let [of_with, of_without] = rates.map(median);
+    let [took_with, took_without] = latencies.map(|mut took| {
+        took.sort_unstable();
+        let quantile = |percent: usize| took.get(took.len() * percent / 100).map_or(0, |ns| ns / 1000);
+        format!("{}/{}", quantile(50), quantile(99))
+    });
     let repair = with
         .stats()
         .repair
         .unwrap_or_else(|| unreachable!("it was switched on"));
     println!(
-        "{writers:>7}  {of_with:>14.0}  {of_without:>7.0}  {:>5.3}  {:>13.1}  {:>6.1}  {:>17.3}",
+        "{writers:>7}  {of_with:>14.0}  {of_without:>7.0}  {:>5.3}  {took_with:>15}  {took_without:>9}  {:>13.1}  {:>6.1}  {:>17.3}",
         median(ratios),
         repair.window_p50.as_secs_f64() * 1e3,
         repair.window_p99.as_secs_f64() * 1e3,
@@ -76,14 +86,16 @@ fn cost(folder: &Path, writers: u32, seconds: u64) -> Result<()> {
     Ok(())
 }
 
-/// Commits per second of so many writers, each of which commits one page of its own at a time.
-fn commits(store: &Store, writers: u32, time: Duration) -> Result<f64> {
-    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+/// Commits per second of so many writers, each of which commits one page of its own at a time, and how long each commit
+/// took, in nanoseconds.
+fn commits(store: &Store, writers: u32, time: Duration) -> Result<(f64, Vec<u64>)> {
+    let stop = AtomicBool::new(false);
     let started = Instant::now();
-    let ends: Vec<Result<()>> = thread::scope(|scope| {
+    let ends: Vec<Result<Vec<u64>>> = thread::scope(|scope| {
         let write = |writer: u32| {
-            let (stop, count) = (&stop, &count);
-            move || -> Result<()> {
+            let stop = &stop;
+            move || -> Result<Vec<u64>> {
+                let mut took = Vec::new();
                 let image: std::sync::Arc<[u8]> = vec![writer as u8; 4096].into();
                 let mut round = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -92,11 +104,12 @@ fn commits(store: &Store, writers: u32, time: Duration) -> Result<f64> {
                         PageNumber::new(2 + writer * PAGES + round % PAGES)?,
                         image.clone(),
                     )?;
+                    let began = Instant::now();
                     txn.commit().into_result()?;
-                    count.fetch_add(1, Ordering::Relaxed);
+                    took.push(began.elapsed().as_nanos() as u64);
                     round += 1;
                 }
-                Ok(())
+                Ok(took)
             }
         };
         let threads: Vec<_> = (0..writers).map(|writer| scope.spawn(write(writer))).collect();
@@ -107,8 +120,9 @@ fn commits(store: &Store, writers: u32, time: Duration) -> Result<f64> {
             .filter_map(|thread| thread.join().ok())
             .collect()
     });
-    let rate = count.into_inner() as f64 / started.elapsed().as_secs_f64();
-    ends.into_iter().collect::<Result<()>>().map(|()| rate)
+    let seconds = started.elapsed().as_secs_f64();
+    let took = ends.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    Ok((took.len() as f64 / seconds, took))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -122,7 +136,7 @@ fn overload(folder: &Path, time: Duration) -> Result<()> {
     println!("seconds  RSS MiB  log frames  lag frames  queue  groups");
     let started = Instant::now();
     while started.elapsed() < time {
-        let rate = commits(&store, 64, Duration::from_secs(5))?;
+        let (rate, _) = commits(&store, 64, Duration::from_secs(5))?;
         let stats = store.stats();
         let Some(repair) = stats.repair else { continue };
         println!(

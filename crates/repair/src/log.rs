@@ -10,7 +10,7 @@ use std::time::Instant;
 use walmend_sync::Mutex;
 use walmend_types::{CommitSeq, Error, Result, Salts};
 use walmend_vfs::Vfs;
-use walmend_wal::{Log, Published};
+use walmend_wal::{Log, LogIo, Published};
 
 /// The log and its sidecar, for a [`RepairCoordinator`](crate::RepairCoordinator): its storage and its generator.
 ///
@@ -193,13 +193,18 @@ impl CommitRepairIo for LogRepair {
         }
         let writer = match &mut sidecar.writer {
             Some(writer) => writer,
-            None => sidecar
-                .writer
-                .insert(SidecarWriter::open(&*self.vfs, &self.path, &sidecar.found)?),
+            None => {
+                let writer = SidecarWriter::open(&*self.vfs, &self.path, &sidecar.found)?;
+                // What was found worth it for the log is so for its sidecar.
+                sidecar.writer.insert(match self.log.status().log_io {
+                    LogIo::Direct => writer.past_cache()?,
+                    _ => writer,
+                })
+            }
         };
         // The frames are durable in the log that has these salts: nothing else can need what is there.
         if sidecar.salts != Some(group.salts) && writer.size() > 0 {
-            writer.clear()?;
+            writer.begin_anew()?;
         }
         sidecar.salts = Some(group.salts);
         writer.append(&group, repair)

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use rig::{FEC, Random, content, group, log, put, scan, sidecar};
 use std::path::Path;
 use walmend_repair::{SidecarIndex, SidecarWriter};
+use walmend_vfs::sim::SimVfs;
 use walmend_vfs::{ErrorKind, MemoryVfs, OpenFlags, Vfs};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -105,6 +106,70 @@ fn what_follows_a_torn_append_is_found() {
         );
         assert_eq!(index.groups[0].header.first_frame, 1);
         assert_eq!(content(&*file)[..kept], whole[..kept]);
+    }
+}
+
+#[test]
+fn zeros_at_the_end_are_room_and_zeros_between_groups_are_damage() {
+    let log = log(PAGE, 32, 1);
+    let one = sidecar(&log, &[(1, 5)]);
+    let room = [one.clone(), vec![0; 5000]].concat();
+    let index = scan(&room);
+    assert_eq!((index.bad_records, index.end), (0, one.len() as u64));
+    assert_eq!((index.bytes, index.groups.len()), (room.len() as u64, 1));
+    assert_eq!(scan(&[0; 4096]).end, 0);
+
+    // The next group goes into the room.
+    let vfs = MemoryVfs::new();
+    put(&vfs, FEC, &room);
+    let mut writer = SidecarWriter::open(&vfs, Path::new(FEC), &index).unwrap();
+    let (header, parity) = group(&log, 6, 5);
+    writer.append(&header, &parity).unwrap();
+    let file = vfs.open(Path::new(FEC), OpenFlags::READ).unwrap();
+    let index = SidecarIndex::scan(&*file).unwrap();
+    assert_eq!((index.bad_records, index.groups.len()), (0, 2));
+    assert_eq!((index.end, writer.size()), (writer.size(), 2 * one.len() as u64));
+
+    // A group that is lost before another one is not taken for room.
+    let mut lost = content(&*file);
+    lost[..one.len()].fill(0);
+    let index = scan(&lost);
+    assert_eq!((index.bad_records, index.groups.len()), (1, 1));
+    assert_eq!(index.end, 2 * one.len() as u64);
+
+    // Nor what was not looked at.
+    let blind = SidecarWriter::open(&vfs, Path::new(FEC), &SidecarIndex::default()).unwrap();
+    assert_eq!(blind.size(), file.len().unwrap().next_multiple_of(64));
+}
+
+#[test]
+fn a_sidecar_that_begins_anew_keeps_its_length_and_nothing_else() {
+    let log = log(PAGE, 32, 1);
+    for direct in [false, true] {
+        let vfs = SimVfs::new(1);
+        let mut writer = SidecarWriter::open(&vfs, Path::new(FEC), &SidecarIndex::default()).unwrap();
+        if direct {
+            writer = writer.past_cache().unwrap();
+        }
+        for first in [1, 6, 11] {
+            let (header, parity) = group(&log, first, 5);
+            writer.append(&header, &parity).unwrap();
+        }
+        let file = vfs.open(Path::new(FEC), OpenFlags::READ).unwrap();
+        let len = file.len().unwrap();
+        writer.begin_anew().unwrap();
+        assert_eq!((writer.size(), file.len().unwrap()), (0, len));
+        assert_eq!(SidecarIndex::scan(&*file).unwrap().end, 0);
+        let (header, parity) = group(&log, 16, 5);
+        writer.append(&header, &parity).unwrap();
+        writer.sync().unwrap();
+        let index = SidecarIndex::scan(&*file).unwrap();
+        assert_eq!(
+            (index.bad_records, index.end, index.bytes),
+            (0, writer.size(), len)
+        );
+        assert_eq!(index.groups.len(), 1);
+        assert_eq!(index.groups[0].header, header);
     }
 }
 

@@ -329,13 +329,26 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     /// [`Error::Io`] also for a short read.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let read = self.read_at(buf, offset)?;
-        if read == buf.len() {
-            return Ok(());
-        }
-        let end = std::io::Error::new(
-            std::io::ErrorKind::UnexpectedEof,
-            format!("the file ends {} bytes early", buf.len() - read),
-        );
-        Err(Error::io("read", self.path(), Some(offset), end))
+        whole(self.path(), buf.len(), read, offset)
     }
+
+    /// Like [`read_from_device`](Self::read_from_device), but the file must hold that many bytes.
+    ///
+    /// # Errors
+    /// As there; [`Error::Io`] also for a short read.
+    fn read_exact_from_device(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let read = self.read_from_device(buf, offset)?;
+        whole(self.path(), buf.len(), read.bytes, offset)
+    }
+}
+
+fn whole(path: &Path, wanted: usize, read: usize, offset: u64) -> Result<()> {
+    if read == wanted {
+        return Ok(());
+    }
+    let end = std::io::Error::new(
+        std::io::ErrorKind::UnexpectedEof,
+        format!("the file ends {} bytes early", wanted - read),
+    );
+    Err(Error::io("read", path, Some(offset), end))
 }

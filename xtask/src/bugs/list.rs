@@ -491,6 +491,24 @@ pub(super) const BUGS: &[Bug] = &[
         ["walmend-repair", "sidecar", ""],
     ),
     bug(
+        "a sidecar that begins anew keeps the groups of the generation before",
+        [
+            "crates/repair/src/sidecar/writer.rs",
+            "for start in (0..self.end).step_by(CHUNK as usize) {",
+            "for start in (0..self.end).step_by(CHUNK as usize).skip(1) {",
+        ],
+        ["walmend-repair", "sidecar", "begins_anew"],
+    ),
+    bug(
+        "zeros between groups count as room",
+        [
+            "crates/repair/src/sidecar/index.rs",
+            "index.bad_records += u32::from(std::mem::take(&mut zeros));",
+            "index.bad_records += u32::from(std::mem::take(&mut zeros) && at == 0);",
+        ],
+        ["walmend-repair", "sidecar", "zeros_at_the_end"],
+    ),
+    bug(
         "what was healed is not synced",
         [
             "crates/repair/src/heal/apply.rs",

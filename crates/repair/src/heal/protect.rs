@@ -66,7 +66,7 @@ pub fn protect_log(vfs: &dyn Vfs, files: &FileSet, codec: &dyn Codec) -> Result<
     let mut report = ProtectReport {
         committed_frames: committed,
         behind_damage: scan.last_commit_behind().is_some(),
-        sidecar_bytes: index.bytes,
+        sidecar_bytes: index.end,
         ..ProtectReport::default()
     };
     report.already_covered = count(&covered, true);
@@ -78,7 +78,7 @@ pub fn protect_log(vfs: &dyn Vfs, files: &FileSet, codec: &dyn Codec) -> Result<
     log.sync(SyncMode::Full)?;
     let mut writer = SidecarWriter::open(vfs, &path, &index)?;
     let speaks_of_this = |group: &crate::sidecar::Group| group.header.salts == header.salts;
-    if index.bytes > 0 && !index.groups.iter().any(speaks_of_this) {
+    if index.end > 0 && !index.groups.iter().any(speaks_of_this) {
         writer.clear()?;
     }
     let mut first = 1;

@@ -6,13 +6,16 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use walmend_types::CommitSeq;
 
-/// What is kept of one commit.
+/// Events of one commit, at most: each kind once, and one of two ends.
+const MOST_EVENTS: usize = 5;
+
+/// What is kept of one commit. It is made on the path of the commit, so it allocates nothing.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) commit: u64,
     pub(super) symbols: SymbolRange,
     pub(super) durable: Duration,
-    events: Vec<(RepairEventKind, Duration)>,
+    events: [Option<(RepairEventKind, Duration)>; MOST_EVENTS],
 }
 
 impl Record {
@@ -21,18 +24,29 @@ impl Record {
             commit,
             symbols,
             durable,
-            events: vec![(RepairEventKind::CommitDurable, durable)],
+            events: [
+                Some((RepairEventKind::CommitDurable, durable)),
+                None,
+                None,
+                None,
+                None,
+            ],
         }
     }
 
     /// Adds an event; its time is never before that of the last one.
     pub(super) fn add(&mut self, kind: RepairEventKind, at: Duration) {
-        let last = self.events.last().map_or(Duration::ZERO, |event| event.1);
-        self.events.push((kind, at.max(last)));
+        let last = self.events.iter().flatten().last();
+        let at = at.max(last.map_or(Duration::ZERO, |event| event.1));
+        let place = self.events.iter_mut().find(|event| event.is_none());
+        debug_assert!(place.is_some(), "more events than there are kinds");
+        if let Some(place) = place {
+            *place = Some((kind, at));
+        }
     }
 
     pub(super) fn events(&self) -> Vec<RepairEvent> {
-        let numbered = (1..).zip(&self.events);
+        let numbered = (1..).zip(self.events.iter().flatten());
         numbered
             .map(|(number, &(kind, at))| RepairEvent {
                 commit_seq: CommitSeq(self.commit),

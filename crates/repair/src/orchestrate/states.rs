@@ -26,6 +26,14 @@ impl States {
 
     /// Adds a commit that is newer than all others.
     pub(super) fn push(&mut self, commit: u64, state: RepairState) {
+        // Mostly it goes on as before.
+        if let Some(mut newest) = self.runs.last_entry()
+            && newest.get().1 == state
+            && newest.get().0.checked_add(1) == Some(commit)
+        {
+            newest.get_mut().0 = commit;
+            return;
+        }
         self.runs.insert(commit, (commit, state));
         self.join(commit);
         self.trim();

@@ -57,11 +57,13 @@ impl Group {
 pub struct SidecarIndex {
     /// Bytes of the file.
     pub bytes: u64,
+    /// Where the next group goes: behind everything that is not zeros.
+    pub end: u64,
     /// The groups of which a description is intact, ascending by their first frame and then in the order of
     /// the file. Groups of several generations and histories may be among them.
     pub groups: Vec<Group>,
     /// Records that are not intact. Where a head is gone too nobody can tell how many there were: such a
-    /// stretch counts as one.
+    /// stretch counts as one. Zeros at the end of the file are none: they are room for more.
     pub bad_records: u32,
     /// The version of a record that is not of ours, if there is one.
     pub other_version: Option<u16>,
@@ -96,11 +98,19 @@ impl SidecarIndex {
         let mut counted_upto = 0;
         // Whether this place belongs to a stretch without heads that is counted.
         let mut in_stretch = false;
+        // Zeros that are damage, if anything follows them.
+        let mut zeros = false;
         while at < index.bytes {
             let mut step = ALIGN;
-            match window.head(at)? {
+            let head = window.head(at)?;
+            if !matches!(head, HeadState::None) || !window.is_zero(at)? {
+                index.bad_records += u32::from(std::mem::take(&mut zeros));
+                index.end = index.end.max(at + ALIGN);
+            }
+            match head {
                 HeadState::Ok(head) => {
                     in_stretch = false;
+                    index.end = at + head.record_len();
                     let body = window.body(at, &head)?;
                     if body.is_some_and(|body| found.take(at, &head, body)) {
                         step = head.record_len();
@@ -115,13 +125,17 @@ impl SidecarIndex {
                     in_stretch = true;
                 }
                 HeadState::None if at >= counted_upto && !in_stretch => {
-                    index.bad_records += 1;
+                    // Not yet counted.
+                    zeros = at >= index.end;
+                    index.bad_records += u32::from(!zeros);
                     in_stretch = true;
                 }
                 HeadState::None => {}
             }
             at += step;
         }
+        // The last record may be cut off.
+        index.end = index.end.min(index.bytes.next_multiple_of(ALIGN));
         index.groups = found.groups();
         Ok(index)
     }
@@ -212,6 +226,12 @@ impl<'a> Window<'a> {
     fn head(&mut self, at: u64) -> Result<HeadState> {
         let head = self.from(at)?.first_chunk::<HEAD>();
         Ok(head.map_or(HeadState::None, |head| Head::decode(head, at)))
+    }
+
+    /// Whether only zeros stand at this place of [`ALIGN`] bytes.
+    fn is_zero(&mut self, at: u64) -> Result<bool> {
+        let bytes = self.from(at)?;
+        Ok(bytes.iter().take(ALIGN as usize).all(|byte| *byte == 0))
     }
 
     /// The body of a record, if it is intact.

@@ -3,14 +3,15 @@
 use super::GroupHeader;
 use super::index::SidecarIndex;
 use super::record::{ALIGN, Kind, encode_group, group_id, put_record};
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 use walmend_types::{Error, Result, SyncMode};
-use walmend_vfs::{OpenFlags, Vfs, VfsFile};
+use walmend_vfs::{DirectFile, OpenFlags, ReadSource, Vfs, VfsFile};
 
 /// Appends groups to a sidecar. There is one at a time: the caller holds the exclusive lock on the database.
 ///
-/// Nothing is ever written over: a crash in the middle of an append costs that group, and no other.
+/// Nothing that counts is ever written over: a crash in the middle of an append costs that group, and no other.
 #[derive(Debug)]
 pub struct SidecarWriter {
     file: Arc<dyn VfsFile>,
@@ -30,8 +31,25 @@ impl SidecarWriter {
             });
         }
         let file = vfs.open(path, OpenFlags::CREATE)?;
-        let end = file.len()?.next_multiple_of(ALIGN);
+        let len = file.len()?;
+        // Where it is not known what is in the file, nothing of it is taken for room.
+        let end = if found.bytes == len { found.end } else { len };
+        let end = end.next_multiple_of(ALIGN);
         Ok(Self { file, end })
+    }
+
+    /// From now on groups are written past the page cache, if that works right now. For a log that is written so: what
+    /// its syncs would have to wait for is on its way to the disk already when the sidecar is synced.
+    ///
+    /// # Errors
+    /// I/O errors of a sync of what is in the cache.
+    pub fn past_cache(mut self) -> Result<Self> {
+        // That opens what direct writes need, while it is not too late to do without.
+        if self.file.read_from_device(&mut [0], 0)?.source == ReadSource::Device {
+            self.file.sync(SyncMode::Full)?;
+            self.file = Arc::new(DirectFile::new(self.file));
+        }
+        Ok(self)
     }
 
     /// Appends a group: its description, its parity, and its description again. Not durable before
@@ -61,7 +79,8 @@ impl SidecarWriter {
         let start = self.end;
         // Even after a failure nothing is written over what may have got there.
         self.end += bytes.len() as u64;
-        self.file.write_at(&bytes, start)
+        // Behind it are zeros, or the end of the file.
+        self.file.append_gathered(&[IoSlice::new(&bytes)], start)
     }
 
     /// Makes what was appended durable. Never call it again after it failed.
@@ -70,6 +89,26 @@ impl SidecarWriter {
     /// I/O errors.
     pub fn sync(&self) -> Result<()> {
         self.file.sync(SyncMode::Data)
+    }
+
+    /// Begins anew at the front of the file, for a new generation of the log. What is there becomes zeros, and the file
+    /// stays as long as it is: unlike a truncation, that leaves the file system nothing to journal, here and in the
+    /// syncs to come, for which the log's own would have to wait.
+    ///
+    /// Durable with the next [`sync`](Self::sync). Until then a power loss can bring groups of the older generation
+    /// back, which speak of other salts.
+    ///
+    /// # Errors
+    /// I/O errors. Then it has to be tried again before anything is appended.
+    pub fn begin_anew(&mut self) -> Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        let zeros = vec![0; CHUNK.min(self.end) as usize];
+        for start in (0..self.end).step_by(CHUNK as usize) {
+            let len = CHUNK.min(self.end - start) as usize;
+            self.file.append_gathered(&[IoSlice::new(&zeros[..len])], start)?;
+        }
+        self.end = 0;
+        Ok(())
     }
 
     /// Empties the sidecar, durably: a new generation of the log has begun, and nothing in the sidecar speaks
@@ -84,7 +123,7 @@ impl SidecarWriter {
         Ok(())
     }
 
-    /// Bytes in the file, with what was appended.
+    /// Bytes of the file that are in use, with what was appended.
     pub fn size(&self) -> u64 {
         self.end
     }

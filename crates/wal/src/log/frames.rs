@@ -1,6 +1,6 @@
 //! Published frames as they stand in the file, for whoever protects them.
 
-use super::Log;
+use super::{Log, LogIo, Shared};
 use crate::checksum::Checksum;
 use crate::format::{FRAME_HEADER_SIZE, FrameHeader, WalHeader, frame_offset, frame_size};
 use walmend_types::{Error, FrameNumber, Result};
@@ -22,6 +22,17 @@ pub struct FrameRun {
     pub committed: u32,
     /// The frames, each with its header.
     pub bytes: Vec<u8>,
+}
+
+impl Shared {
+    /// Reads the log past the page cache if it is written so: a cached page of it would only have to be dropped by the
+    /// write that comes to stand there, while a commit waits.
+    fn read_as_written(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        match self.log_io {
+            LogIo::Direct => self.wal.read_exact_from_device(buf, offset),
+            _ => self.wal.read_exact_at(buf, offset),
+        }
+    }
 }
 
 impl Log {
@@ -60,8 +71,7 @@ impl Log {
         let mut bytes = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
         let read = self
             .shared
-            .wal
-            .read_exact_at(&mut bytes, frame_offset(first, header.page_size));
+            .read_as_written(&mut bytes, frame_offset(first, header.page_size));
         // A reset meanwhile explains whatever was read.
         if self.status().generation != generation {
             return Ok(None);
