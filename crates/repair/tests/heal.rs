@@ -375,3 +375,19 @@ fn a_new_generation_empties_the_sidecar_of_the_old_one() {
     put(&rig.vfs, rig::WAL, &[]);
     assert_eq!(rig.protect().committed_frames, 0);
 }
+
+#[test]
+fn a_log_whose_header_never_arrived_has_nothing_to_protect() {
+    let whole = log(PAGE, 4, 1);
+    let rig = Rig::new(&whole, &[]);
+    for bytes in [1, 19, HEADER_SIZE - 1] {
+        rig.set_log(&whole[..bytes]);
+        let report = walmend_repair::protect_log(&rig.vfs, &Rig::files(), &walmend_repair::ReedSolomon);
+        assert_eq!(report.unwrap(), walmend_repair::ProtectReport::default());
+    }
+    let mut damaged = whole.clone();
+    damaged[19] ^= 1;
+    rig.set_log(&damaged);
+    let report = walmend_repair::protect_log(&rig.vfs, &Rig::files(), &walmend_repair::ReedSolomon);
+    assert!(report.is_err());
+}

@@ -81,12 +81,10 @@ impl Mode {
         match self {
             Self::Kill | Self::Many | Self::Flips | Self::Clock | Self::Sqlite | Self::Drill => false,
             Self::Rot => true,
+            // A file system that has become read-only keeps the old copy where the new one should go.
             Self::Full => {
-                background
-                    || matches!(
-                        kind,
-                        "full" | "io" | "poisoned" | "read_only" | "database_corrupt"
-                    )
+                let provoked = ["full", "io", "poisoned", "read_only", "database_corrupt"];
+                background || provoked.contains(&kind) || (what, kind) == ("backup", "invalid")
             }
             Self::Length => background || matches!(kind, "full" | "io" | "poisoned"),
             Self::Fds | Self::Memory => background || matches!(kind, "io" | "poisoned" | "internal" | "full"),

@@ -5,7 +5,7 @@ use crate::codec::Codec;
 use crate::sidecar::{GroupHeader, MAX_SOURCES, SidecarIndex, SidecarWriter, wal_sidecar_path};
 use walmend_types::{Error, Result, SyncMode};
 use walmend_vfs::{OpenFlags, Vfs};
-use walmend_wal::{FileSet, HeaderState, Scan, ScanHints};
+use walmend_wal::{FileSet, HEADER_SIZE, HeaderState, Scan, ScanHints};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// What protecting a log did.
@@ -44,6 +44,8 @@ pub fn protect_log(vfs: &dyn Vfs, files: &FileSet, codec: &dyn Codec) -> Result<
     let scan = Scan::read(&*log, ScanHints::default())?;
     let header = match scan.header {
         HeaderState::Absent => return Ok(ProtectReport::default()),
+        // A first append that failed within the header leaves this. There is no frame to protect.
+        HeaderState::Invalid if log.len()? < HEADER_SIZE as u64 => return Ok(ProtectReport::default()),
         HeaderState::Ok(header) => header,
         HeaderState::UnsupportedVersion(version) => {
             return Err(Error::UnsupportedVersion {

@@ -59,7 +59,7 @@ pub(crate) fn run(plan: Plan, folder: &Path, tally: &mut Tally) -> Result<(), St
         Mode::Full => {
             // More file system than room, so that syncs fail; or room for all of it, so that it runs full.
             let (backing, image) = *random.pick(&[(24, 256), (40, 256), (64, 48)]);
-            match Disk::make(folder, backing, image, random.one_in(2)) {
+            match Disk::make(folder, backing, image) {
                 Ok(disk) => Some(disk),
                 Err(why) => {
                     tally.skipped = Some(why);
@@ -181,6 +181,8 @@ impl Round<'_> {
             store.next_txn = next;
         }
         self.hearing.opened_at = None;
+        // One that is killed before it says anything has opened nothing.
+        self.hearing.all_stated = false;
         let mut pusher = Pusher::new(
             self.plan.mode,
             self.folder,

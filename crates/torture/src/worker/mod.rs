@@ -266,11 +266,11 @@ impl Bench {
                     // Without room for parity a store that asks for it is refused: then it goes without.
                     let no_room = protect && matches!(error, Error::Full { .. });
                     protect &= !no_room;
-                    let again = error.is_transient() || self.task.squeeze.is_some() || no_room;
+                    let again = error.is_transient() || self.task.squeeze.is_some();
                     if !matches!(error, Error::Locked { .. }) {
                         self.fault(number, "open", &error);
                     }
-                    if !again || begun.elapsed() > OPEN_FOR || self.stopped() {
+                    if !no_room && (!again || begun.elapsed() > OPEN_FOR || self.stopped()) {
                         return Err(format!("{} cannot be opened: {error}", store.path.display()));
                     }
                     thread::sleep(Duration::from_millis(3));

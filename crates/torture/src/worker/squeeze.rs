@@ -20,9 +20,11 @@ pub(super) fn run(bench: &Bench, squeeze: Squeeze) {
         return;
     };
     let mut random = Random(bench.task.seed ^ 0x7371_7565);
+    // The first one early: opening shall meet it too.
+    let mut pause = 4;
     loop {
-        // The first one early: opening shall meet it too.
-        thread::sleep(Duration::from_millis(random.below(400)));
+        thread::sleep(Duration::from_millis(random.below(pause)));
+        pause = 400;
         let Some(low) = low(bench, squeeze, &mut random) else {
             continue;
         };
@@ -40,11 +42,14 @@ pub(super) fn run(bench: &Bench, squeeze: Squeeze) {
 fn low(bench: &Bench, squeeze: Squeeze, random: &mut Random) -> Option<rlim_t> {
     match squeeze {
         Squeeze::Descriptors => {
+            // Not the one by which the list is read.
+            let ours = |to: &std::path::Path| !to.starts_with("/proc");
             let open = fs::read_dir("/proc/self/fd").ok()?.flatten();
             let highest = open
+                .filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| ours(&to)))
                 .filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok())
                 .max()?;
-            Some(highest + random.below(4))
+            Some(highest + 1 + random.below(2))
         }
         Squeeze::Memory => {
             let pages = fs::read_to_string("/proc/self/statm").ok()?;
