@@ -3,6 +3,7 @@
 use super::Bench;
 use crate::protocol::Squeeze;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 use walmend::Error;
@@ -45,11 +46,13 @@ fn low(bench: &Bench, squeeze: Squeeze, random: &mut Random) -> Option<rlim_t> {
             // Not the one by which the list is read.
             let ours = |to: &std::path::Path| !to.starts_with("/proc");
             let open = fs::read_dir("/proc/self/fd").ok()?.flatten();
-            let highest = open
+            let used: BTreeSet<u64> = open
                 .filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| ours(&to)))
-                .filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok())
-                .max()?;
-            Some(highest + 1 + random.below(2))
+                .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+                .collect();
+            // What was inherited may have a high number: the free ones below it count.
+            let free = (0..).find(|number| !used.contains(number))?;
+            Some(free + random.below(2))
         }
         Squeeze::Memory => {
             let pages = fs::read_to_string("/proc/self/statm").ok()?;
