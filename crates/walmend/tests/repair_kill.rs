@@ -5,162 +5,29 @@
 mod common;
 
 use common::child::{self, Child};
+use common::kill::{KillVfs, When};
 use common::{Random, copy, findings, page};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::fs;
-use std::io::IoSlice;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use walmend::{CheckpointMode, Error, Options, PageSize, Result, Store, UnixVfs, Vfs};
-use walmend_sync::atomic::{AtomicU32, Ordering};
-use walmend_types::SyncMode;
-use walmend_vfs::{DeviceRead, FileInfo, LockHolder, LockKind, LockRange, OpenFlags, VfsFile};
+use walmend::{CheckpointMode, Error, Options, PageSize, Store};
 use walmend_wal::{frame_offset, with_suffix};
 
 const SIDECAR: &str = "-wal-fec";
 const LONG: Duration = Duration::from_secs(60);
 const TEST: &str = "killed_at_any_step_of_its_sidecar_a_store_loses_nothing_and_heals_nothing_wrong";
 
-/// The real file system; the process kills itself at one step of the sidecar.
-#[derive(Debug)]
-struct KillVfs {
-    inner: UnixVfs,
-    steps: Arc<Steps>,
-}
-
-/// Counts down; at 0 the process dies.
-#[derive(Debug)]
-struct Steps(AtomicU32);
-
-impl Steps {
-    /// Whether this is the last step.
-    fn last(&self) -> bool {
-        self.0.fetch_sub(1, Ordering::Relaxed) == 1
-    }
-}
-
-fn die() {
-    kill(Pid::this(), Signal::SIGKILL).unwrap();
-}
-
-impl Vfs for KillVfs {
-    fn open(&self, path: &Path, flags: OpenFlags) -> Result<Arc<dyn VfsFile>> {
-        let file = self.inner.open(path, flags)?;
-        if !path.to_string_lossy().ends_with(SIDECAR) {
-            return Ok(file);
-        }
-        Ok(Arc::new(KillFile {
-            inner: file,
-            steps: Arc::clone(&self.steps),
-        }))
-    }
-
-    fn info(&self, path: &Path) -> Result<Option<FileInfo>> {
-        self.inner.info(path)
-    }
-
-    fn remove(&self, path: &Path) -> Result<()> {
-        self.inner.remove(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn canonical(&self, path: &Path) -> Result<PathBuf> {
-        self.inner.canonical(path)
-    }
-
-    fn random(&self) -> u64 {
-        self.inner.random()
-    }
-
-    fn boot_id(&self) -> String {
-        self.inner.boot_id()
-    }
-}
-
-#[derive(Debug)]
-struct KillFile {
-    inner: Arc<dyn VfsFile>,
-    steps: Arc<Steps>,
-}
-
-impl VfsFile for KillFile {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.inner.read_at(buf, offset)
-    }
-
-    fn write_gathered(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        if self.steps.last() {
-            die();
-        }
-        if self.steps.last() {
-            let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-            self.inner.write_at(&bytes[..bytes.len() / 2], offset)?;
-            die();
-        }
-        self.inner.write_gathered(bufs, offset)
-    }
-
-    fn len(&self) -> Result<u64> {
-        self.inner.len()
-    }
-
-    fn truncate(&self, len: u64) -> Result<()> {
-        if self.steps.last() {
-            die();
-        }
-        self.inner.truncate(len)
-    }
-
-    fn preallocate(&self, start: u64, end: u64) -> Result<()> {
-        self.inner.preallocate(start, end)
-    }
-
-    fn sync(&self, mode: SyncMode) -> Result<()> {
-        if self.steps.last() {
-            die();
-        }
-        self.inner.sync(mode)
-    }
-
-    fn read_from_device(&self, buf: &mut [u8], offset: u64) -> Result<DeviceRead> {
-        self.inner.read_from_device(buf, offset)
-    }
-
-    fn drop_cache(&self) -> Result<()> {
-        self.inner.drop_cache()
-    }
-
-    fn try_lock(&self, range: LockRange, kind: LockKind) -> Result<bool> {
-        self.inner.try_lock(range, kind)
-    }
-
-    fn unlock(&self, range: LockRange) -> Result<()> {
-        self.inner.unlock(range)
-    }
-
-    fn lock_holder(&self, range: LockRange, kind: LockKind) -> Result<Option<LockHolder>> {
-        self.inner.lock_holder(range, kind)
-    }
-}
-
 fn image(number: u64) -> Vec<u8> {
     Random(number).bytes(4096)
 }
 
 /// Commits and repairs in two generations of the log, and once more behind a group that is there; tells of each commit.
-fn play(step: u32, db: &Path) -> ! {
-    let steps = Arc::new(Steps(AtomicU32::new(step)));
-    let inner = UnixVfs::new();
-    let options = Options::new().vfs(Arc::new(KillVfs { inner, steps }));
+fn play(step: &str, db: &Path) -> ! {
+    let (when, number) = step.split_once('-').unwrap();
+    let vfs = KillVfs::new(When::named(when)).of(SIDECAR);
+    vfs.die_at(number.parse().unwrap());
+    let options = Options::new().vfs(Arc::new(vfs));
     let (store, _) = Store::open(db, options).unwrap();
     let commit = |numbers: std::ops::Range<u64>| {
         for number in numbers {
@@ -200,14 +67,16 @@ fn flip(db: &Path, frame: u32) {
 #[test]
 fn killed_at_any_step_of_its_sidecar_a_store_loses_nothing_and_heals_nothing_wrong() {
     if let Some((role, db)) = child::role() {
-        play(role.parse().unwrap(), &db);
+        play(&role, &db);
     }
     const FILES: [&str; 3] = ["-wal", "-wal-meta", SIDECAR];
     let folder = tempfile::tempdir().unwrap();
     let (mut healed, mut refused) = (0, 0);
-    for step in 1.. {
+    let steps = (1..).flat_map(|number| [When::Before, When::Middle].map(|when| (number, when)));
+    for (number, when) in steps {
+        let step = format!("{when:?}-{number}");
         let db = folder.path().join(format!("{step}.db"));
-        let mut child = Child::start(TEST, &step.to_string(), &db);
+        let mut child = Child::start(TEST, &step, &db);
         let mut acknowledged = 0;
         let mut done = false;
         while let Some(said) = child.hear_or_end() {
@@ -264,7 +133,7 @@ fn killed_at_any_step_of_its_sidecar_a_store_loses_nothing_and_heals_nothing_wro
             "step {step}"
         );
         if done {
-            assert!(step > 10, "all steps were gone through");
+            assert!(number > 10, "all steps were gone through");
             break;
         }
     }

@@ -46,6 +46,8 @@ fn die() -> ! {
 #[derive(Debug, Clone)]
 pub(crate) struct KillVfs {
     fate: Arc<Fate>,
+    /// How the names of the files end whose operations count.
+    of: &'static str,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,24 @@ impl KillVfs {
         let left = AtomicU64::new(u64::MAX);
         Self {
             fate: Arc::new(Fate { left, when }),
+            of: "",
+        }
+    }
+
+    /// Counts only operations on files whose names end like this.
+    pub(crate) fn of(self, suffix: &'static str) -> Self {
+        Self { of: suffix, ..self }
+    }
+
+    fn counts(&self, path: &Path) -> bool {
+        path.to_string_lossy().ends_with(self.of)
+    }
+
+    fn fated<T>(&self, path: &Path, operation: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.counts(path) {
+            fated(&self.fate, operation)
+        } else {
+            operation()
         }
     }
 
@@ -84,10 +104,13 @@ impl Vfs for KillVfs {
     fn open(&self, path: &Path, flags: OpenFlags) -> Result<Arc<dyn VfsFile>> {
         let open = || UnixVfs::new().open(path, flags);
         let inner = if flags.create {
-            fated(&self.fate, open)?
+            self.fated(path, open)?
         } else {
             open()?
         };
+        if !self.counts(path) {
+            return Ok(inner);
+        }
         Ok(Arc::new(KillFile {
             inner,
             fate: Arc::clone(&self.fate),
@@ -99,11 +122,11 @@ impl Vfs for KillVfs {
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
-        fated(&self.fate, || UnixVfs::new().remove(path))
+        self.fated(path, || UnixVfs::new().remove(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        fated(&self.fate, || UnixVfs::new().rename(from, to))
+        self.fated(from, || UnixVfs::new().rename(from, to))
     }
 
     fn canonical(&self, path: &Path) -> Result<PathBuf> {
