@@ -241,11 +241,24 @@ fn a_damaged_header_is_not_made_from_a_generation_that_the_log_has_left() {
         whole.extend(&old[whole.len()..]);
         for byte in 0..HEADER_SIZE {
             let mut damaged = whole.clone();
-            damaged[byte] ^= 0x10;
+            damaged[byte] ^= 0x30;
             let rig = Rig::new(&damaged, &sidecar(&old, &[(1, 20), (21, 20)]));
             let report = rig.heal();
             assert!(rig.log() == damaged, "{count} frames, byte {byte}: {report:?}");
             assert_eq!(report.unhealable_frames, [0]);
+        }
+        // One bit can be told without any parity: frame 1 goes on from the header as it was.
+        for bit in 0..8 * HEADER_SIZE {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let rig = Rig::new(&damaged, &sidecar(&old, &[(1, 20), (21, 20)]));
+            assert_eq!(rig.heal().frames_healed, [0], "{count} frames, bit {bit}");
+            assert!(rig.log() == whole, "{count} frames, bit {bit}");
+            // Not where frame 1 is damaged as well.
+            damaged[HEADER_SIZE + 100] ^= 1;
+            let rig = Rig::new(&damaged, &sidecar(&old, &[(1, 20), (21, 20)]));
+            assert_eq!(rig.heal().unhealable_frames, [0], "{count} frames, bit {bit}");
+            assert!(rig.log() == damaged, "{count} frames, bit {bit}");
         }
     }
 }

@@ -60,7 +60,7 @@ impl HealPlan {
                 None => (header, None),
             },
             Err(HeaderError::UnsupportedVersion(_)) => return Ok(Self::default()),
-            Err(HeaderError::Invalid) => match lost_header(log, index)? {
+            Err(HeaderError::Invalid) => match one_bit_off(log, &bytes)?.or(lost_header(log, index)?) {
                 Some(header) => (header, Some(header)),
                 None => {
                     return Ok(Self {
@@ -164,6 +164,24 @@ fn places(groups: &[&Group]) -> HashMap<u128, Vec<u32>> {
         }
     }
     places
+}
+
+/// The header that a log had, where one bit of it has flipped: the one whose own checksum is right again, and from
+/// which frame 1 goes on with its salts and its checksum. For that no group has to know it: a generation has none yet
+/// when it begins.
+fn one_bit_off(log: &dyn VfsFile, bytes: &[u8; HEADER_SIZE]) -> Result<Option<WalHeader>> {
+    for bit in 0..8 * HEADER_SIZE {
+        let mut flipped = *bytes;
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let Ok(header) = WalHeader::decode(&flipped) else {
+            continue;
+        };
+        let first = Image::new(log, header).standing(1)?;
+        if first.is_some_and(|first| chained(&header, header.checksum(), &first).is_some()) {
+            return Ok(Some(header));
+        }
+    }
+    Ok(None)
 }
 
 /// The header that a log had, where its own is damaged: that of the groups of which most frames stand in it,
