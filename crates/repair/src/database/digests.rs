@@ -36,6 +36,8 @@ struct Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct InForce {
     epoch: u64,
+    /// The pages of the database.
+    pages: u32,
     void: Vec<u64>,
 }
 
@@ -56,6 +58,7 @@ impl Digests {
     pub(super) fn bring_into_force(&self, state: Option<&State>) {
         let in_force = state.map(|state| InForce {
             epoch: state.epoch,
+            pages: state.pages,
             void: state.void.clone(),
         });
         for part in &self.parts {
@@ -98,6 +101,10 @@ impl Digests {
     }
 
     fn read(&self, in_force: &InForce, (window, stripe): (u32, u32)) -> Result<Box<[u128]>> {
+        // What was cut off has left its last version behind.
+        if self.layout.members(window, stripe, in_force.pages) == 0 {
+            return Ok(Box::default());
+        }
         let mut scratch = Vec::new();
         let mut newest: Option<Version> = None;
         for side in Side::BOTH {

@@ -121,9 +121,14 @@ impl Stripe {
                 *kept = Some(version);
             }
         }
+        // A stripe of which everything was cut off has its last version still: the pages that come back are new ones.
+        let cut_off = state.is_some_and(|state| layout.members(window, number, state.pages) == 0);
+        if let Some(current) = stripe.current.as_mut().filter(|_| cut_off) {
+            current.description.digests.clear();
+        }
         // A state that is lost may have brought it into force.
         stripe.current = stripe.current.or_else(|| stripe.newer.take());
-        if let Some(current) = stripe.current.as_mut().filter(|_| everything) {
+        if let Some(current) = stripe.current.as_mut().filter(|_| everything && !cut_off) {
             let place = (window, number, current.side);
             if let Some(whole) = Version::read(file, layout, place, true, scratch)? {
                 *current = whole;
