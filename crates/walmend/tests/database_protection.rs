@@ -250,23 +250,26 @@ fn a_file_from_the_future_of_this_clock_is_protected_all_the_same() {
 fn pages_that_come_back_after_they_were_cut_off_are_new_ones() {
     let vfs = SimVfs::new(1);
     let mut random = Random(7);
+    let write =
+        |store: &Store, pages: std::ops::RangeInclusive<u32>, size: Option<u32>, random: &mut Random| {
+            let mut txn = store.begin().unwrap();
+            if let Some(size) = size {
+                txn.set_db_pages(size).unwrap();
+            }
+            for number in pages {
+                txn.write(PageNumber::new(number).unwrap(), random.bytes(PAGE))
+                    .unwrap();
+            }
+            txn.commit().into_result().unwrap();
+            store.checkpoint(CheckpointMode::Full).unwrap();
+        };
     let store = open(&vfs, true).unwrap();
-    let write = |pages: std::ops::RangeInclusive<u32>, size: Option<u32>, random: &mut Random| {
-        let mut txn = store.begin().unwrap();
-        if let Some(size) = size {
-            txn.set_db_pages(size).unwrap();
-        }
-        for number in pages {
-            txn.write(PageNumber::new(number).unwrap(), random.bytes(PAGE))
-                .unwrap();
-        }
-        txn.commit().into_result().unwrap();
-        store.checkpoint(CheckpointMode::Full).unwrap();
-    };
-    write(1..=20, None, &mut random);
-    write(1..=2, Some(5), &mut random);
+    write(&store, 1..=20, None, &mut random);
+    store.close().unwrap();
+    let store = open(&vfs, true).unwrap();
+    write(&store, 1..=2, Some(5), &mut random);
     // Pages 6 to 19 come back without being written.
-    write(20..=20, None, &mut random);
+    write(&store, 20..=20, None, &mut random);
     let zeros = vec![0; PAGE];
     let come_back = |store: &Store| {
         let snapshot = store.snapshot().unwrap();
